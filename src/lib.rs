@@ -1,0 +1,23 @@
+//! postrider gets a technician's command to an endpoint, runs it at most once and brings back the truth.
+//!
+//! One crate is the server, the agent and the command line. `ARCHITECTURE.md` has the map; the floors below
+//! import downwards only, and `tests/it/tidy.rs` keeps it so.
+
+// Floor 0: knows nothing of us.
+pub mod backoff;
+pub mod bell;
+pub mod clock;
+pub mod http_client;
+pub mod secret;
+pub mod tasks;
+
+// Floor 1: the words that both ends share. No I/O.
+pub mod protocol;
+
+// Floor 2: all SQL of the server. Knows no network.
+pub mod store;
+
+// Floor 3: the roles. They never import each other.
+pub mod agent;
+pub mod cli;
+pub mod server;

@@ -1,0 +1,2 @@
+//! Composes the roles.
+fn main() {}

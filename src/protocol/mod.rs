@@ -1,0 +1,13 @@
+//! Floor 1: the words that server, agent and command line share. No I/O. `PROTOCOL.md` beside this file is the prose.
+
+pub mod close;
+pub mod facts;
+pub mod frame;
+pub mod http;
+pub mod ids;
+pub mod join;
+pub mod name;
+pub mod outcome;
+pub mod output;
+pub mod spec;
+pub mod state;

@@ -1,0 +1,76 @@
+//! Secrets: made, hashed, compared, and kept out of logs.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest::{SHA256, digest};
+use ring::rand::{SecureRandom, SystemRandom};
+use std::fmt;
+
+/// Bytes of randomness in each secret: beyond guessing, so a plain hash is enough at rest.
+pub const SECRET_BYTES: usize = 32;
+
+/// A text that prints as `[redacted]`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// A fresh one: `prefix` and 32 random bytes in URL-safe base64. The prefix lets people and scanners tell
+    /// what kind of secret lies before them.
+    ///
+    /// # Panics
+    /// When the operating system has no randomness to give: nothing safe can be done without it.
+    pub fn generate(prefix: &str) -> Self {
+        Self(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>())))
+    }
+
+    /// Wraps a text that came from outside.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself. What calls this must not log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// SHA-256 of the text: what is stored.
+    pub fn hash(&self) -> [u8; 32] {
+        sha256(self.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+/// `N` random bytes from the operating system.
+///
+/// # Panics
+/// When the operating system has none to give.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::generate("prt_");
+        assert_eq!(format!("{secret:?}"), "[redacted]");
+        assert!(secret.expose().starts_with("prt_"));
+        assert_ne!(secret, Secret::generate("prt_"));
+    }
+}

@@ -1,0 +1,1 @@
+//! Floor 3 (work in progress).
