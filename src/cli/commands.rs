@@ -33,7 +33,7 @@ pub struct CommandsArgs {
     #[arg(long, value_name = "AGENT")]
     pub agent: Option<String>,
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
     /// Those before this command
     #[arg(long, value_name = "ID")]

@@ -60,21 +60,22 @@ pub struct DemoArgs {
 /// [`CliError`].
 pub async fn run(args: DemoArgs) -> Result<u8, CliError> {
     let request = request(&args)?;
-    let mut interrupts =
-        Interrupts::new().map_err(|error| CliError::Demo(format!("cannot listen for Ctrl-C: {error}")))?;
+    let mut interrupts = Interrupts::new()
+        .and_then(Interrupts::and_hangup)
+        .map_err(|error| CliError::Demo(format!("cannot listen for Ctrl-C: {error}")))?;
     let mut site = Site::new()?;
     let played = tokio::select! {
         played = play(&mut site, &args, &request) => played,
         () = interrupts.next() => Err(CliError::Interrupted),
     };
     let played = match played {
-        Ok(code) if !args.once => {
+        Ok(_) if !args.once => {
             let stayed = tokio::select! {
                 stayed = stay(&mut site) => stayed,
                 () = interrupts.next() => Ok(()),
             };
             out::note("");
-            stayed.map(|()| 0).inspect(|_| debug_assert!(code <= 1))
+            stayed.map(|()| 0)
         }
         other => other,
     };
@@ -160,10 +161,13 @@ async fn all_online(site: &mut Site, client: &ApiClient, wanted: u32) -> Result<
 fn tell_next(site: &Site, id: &str) {
     let program = quoted(&site.program().to_string_lossy());
     let data = quoted(&site.data().to_string_lossy());
+    let set: Vec<_> =
+        ["POSTRIDER_SERVER", "POSTRIDER_TOKEN"].into_iter().filter(|name| std::env::var_os(name).is_some()).collect();
+    let unset = if set.is_empty() { String::new() } else { format!("  unset {}\n", set.join(" ")) };
     out::note(&format!(
         "Everything stays up. Try in another terminal:
 
-  export POSTRIDER_DATA={data}
+{unset}  export POSTRIDER_DATA={data}
   {program} agents
   {program} run demo-1 -- 'ls -l /'
   {program} run --all -- 'sleep 3; date'

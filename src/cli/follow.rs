@@ -2,15 +2,15 @@
 //!
 //! Following only watches: leaving it (Ctrl-C, a closed terminal) changes nothing for the command.
 
-use super::client::{ApiClient, part};
+use super::client::ApiClient;
 use super::error::{About, CliError};
 use super::feed::{Feed, News};
 use super::out;
 use super::printer::Printer;
 use super::waiting;
 use crate::clock::Clock;
-use crate::protocol::http::{AgentResponse, CommandResponse, OutputEvent, TransitionEvent};
-use crate::protocol::ids::AgentId;
+use crate::protocol::http::{AgentResponse, CommandResponse, DeliveryResponse, OutputEvent, TransitionEvent};
+use crate::protocol::ids::{AgentId, CommandId};
 use crate::protocol::output::Stream;
 use crate::protocol::state::State;
 use crate::tasks::Tasks;
@@ -102,50 +102,54 @@ struct Follower<'a> {
 
 enum Step {
     News(Option<News>),
-    Quiet,
+    Looked(Option<Looked>),
     Leave,
+}
+
+/// Where the command stands, looked up because nothing came for a while.
+struct Looked {
+    command: CommandResponse,
+    /// Those of the first deliveries that have not ended, as far as they could be asked about.
+    agents: Vec<AgentResponse>,
 }
 
 impl Follower<'_> {
     async fn watch(&mut self, leave: &CancellationToken) -> Result<Followed, CliError> {
-        let mut quiet_at = Instant::now() + QUIET;
+        let (client, id) = (self.client, self.command.id);
+        let mut look_at = Instant::now() + QUIET;
         loop {
             let step = tokio::select! {
                 biased;
                 () = leave.cancelled() => Step::Leave,
                 news = self.feed.next() => Step::News(news),
-                () = sleep_until(quiet_at) => Step::Quiet,
+                // News end it, half done or not: it only reads.
+                looked = look(client, id, look_at) => Step::Looked(looked),
             };
-            match step {
+            let ended = match step {
                 Step::Leave => {
                     self.printer.end_all()?;
                     return Ok(Followed::Left);
                 }
                 Step::News(Some(news)) => {
-                    quiet_at = Instant::now() + QUIET;
-                    if let Some(command) = self.handle(news)? {
-                        self.printer.end_all()?;
-                        return Ok(Followed::Ended(command));
-                    }
+                    look_at = Instant::now() + QUIET;
+                    self.handle(news)?
                 }
                 Step::News(None) => {
                     return Err(CliError::Answer {
-                        url: self.client.url().to_string(),
+                        url: client.url().to_string(),
                         message: "the events ended before the command".to_owned(),
                     });
                 }
-                Step::Quiet => {
-                    let again = if self.command.deliveries.len() > LARGE { LOOK_AGAIN_LARGE } else { LOOK_AGAIN };
-                    let looked = tokio::select! {
-                        () = leave.cancelled() => continue,
-                        looked = self.look() => looked,
-                    };
-                    if let Some(command) = looked? {
-                        self.printer.end_all()?;
-                        return Ok(Followed::Ended(command));
-                    }
-                    quiet_at = Instant::now() + again;
+                Step::Looked(looked) => {
+                    let is_large = self.command.deliveries.len() > LARGE;
+                    look_at = Instant::now() + if is_large { LOOK_AGAIN_LARGE } else { LOOK_AGAIN };
+                    // An unreachable server is the feed's to tell.
+                    looked.and_then(|looked| self.compare(looked))
                 }
+            };
+            if let Some(command) = ended {
+                self.printer.end_all()?;
+                return Ok(Followed::Ended(command));
             }
         }
     }
@@ -194,27 +198,27 @@ impl Follower<'_> {
         self.printer.output(event.delivery, event.stream, event.offset, &bytes)
     }
 
-    /// Nothing came for a while: reads where the command stands. The command, when it has ended and the stream does
-    /// not say so.
-    async fn look(&mut self) -> Result<Option<Box<CommandResponse>>, CliError> {
-        let path = format!("/api/commands/{}", self.command.id);
-        // An unreachable server is the feed's to tell.
-        let Ok(command) = self.client.get::<CommandResponse>(&path, About::Commands).await else { return Ok(None) };
-        self.command = command;
-        if self.command.deliveries.iter().all(|delivery| delivery.state.is_terminal()) {
-            self.silent_ends += 1;
-            if self.silent_ends > 1 {
-                return Ok(Some(Box::new(self.command.clone())));
-            }
-            // A connection can be dead in our direction only: open another. What was printed is not printed again.
-            self.feed = Feed::start(self.client, self.command.id, None, self.tasks);
-            return Ok(None);
+    /// Holds what was looked up against what the stream said. The command, when it has ended and the stream keeps
+    /// silent about it.
+    fn compare(&mut self, looked: Looked) -> Option<Box<CommandResponse>> {
+        self.command = looked.command;
+        if self.command.deliveries.iter().any(|delivery| !delivery.state.is_terminal()) {
+            self.tell_waiting(&looked.agents);
+            return None;
         }
-        self.tell_waiting().await;
-        Ok(None)
+        self.silent_ends += 1;
+        if self.silent_ends > 1 {
+            return Some(Box::new(self.command.clone()));
+        }
+        // A connection can be dead in our direction only: read it all on another one. Output that was printed is not
+        // printed again; events as JSON would be.
+        if !self.show.json {
+            self.feed = Feed::start(self.client, self.command.id, None, self.tasks);
+        }
+        None
     }
 
-    async fn tell_waiting(&mut self) {
+    fn tell_waiting(&mut self, agents: &[AgentResponse]) {
         let waiting: Vec<_> = self.command.deliveries.iter().filter(|d| !d.state.is_terminal()).collect();
         let is_live = waiting.iter().any(|delivery| delivery.state == State::Running);
         // A single agent's command that runs without output needs no comment, like at home.
@@ -222,14 +226,12 @@ impl Follower<'_> {
             return;
         }
         let now_ms = self.clock.now_ms();
-        let mut sentences = Vec::new();
-        for delivery in waiting.iter().take(LOOK_AGENTS_MAX) {
-            let path = format!("/api/agents/{}", part(&delivery.agent_id.to_string()));
-            let agent = self.client.get::<AgentResponse>(&path, About::Agents).await.ok();
-            if let Some(sentence) = waiting::sentence(delivery, agent.as_ref(), self.command.not_after_ms, now_ms) {
-                sentences.push((delivery.agent_name.clone(), sentence));
-            }
-        }
+        let sentence = |delivery: &&DeliveryResponse| {
+            let agent = agents.iter().find(|agent| agent.id == delivery.agent_id);
+            let sentence = waiting::sentence(delivery, agent, self.command.not_after_ms, now_ms)?;
+            Some((delivery.agent_name.clone(), sentence))
+        };
+        let sentences: Vec<_> = waiting.iter().take(LOOK_AGENTS_MAX).filter_map(sentence).collect();
         let more = waiting.len().saturating_sub(LOOK_AGENTS_MAX);
         let Some(text) = waiting::summary(&sentences, more) else { return };
         if self.printer.has_status_line() {
@@ -243,4 +245,14 @@ impl Follower<'_> {
             self.said = Some(gist);
         }
     }
+}
+
+async fn look(client: &ApiClient, id: CommandId, at: Instant) -> Option<Looked> {
+    sleep_until(at).await;
+    let command: CommandResponse = client.get(&format!("/api/commands/{id}"), About::Commands).await.ok()?;
+    let mut agents = Vec::new();
+    for delivery in command.deliveries.iter().filter(|delivery| !delivery.state.is_terminal()).take(LOOK_AGENTS_MAX) {
+        agents.extend(client.get::<AgentResponse>(&format!("/api/agents/{}", delivery.agent_id), About::Agents).await);
+    }
+    Some(Looked { command, agents })
 }

@@ -9,6 +9,8 @@ pub struct Interrupts {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Interrupts {
@@ -20,10 +22,28 @@ impl Interrupts {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+            Ok(Self {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+                hangup: None,
+            })
         }
         #[cfg(not(unix))]
         Ok(Self {})
+    }
+
+    /// Listens for the terminal's end, too. Not for what `nohup` should keep alive.
+    ///
+    /// # Errors
+    /// When the operating system refuses.
+    #[cfg_attr(not(unix), allow(unused_mut))]
+    pub fn and_hangup(mut self) -> io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            self.hangup = Some(signal(SignalKind::hangup())?);
+        }
+        Ok(self)
     }
 
     /// Waits for the next one. May be dropped while it waits.
@@ -32,6 +52,12 @@ impl Interrupts {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            Some(Some(())) = async {
+                match &mut self.hangup {
+                    Some(hangup) => Some(hangup.recv().await),
+                    None => std::future::pending().await,
+                }
+            } => {}
         }
         #[cfg(not(unix))]
         if tokio::signal::ctrl_c().await.is_err() {

@@ -7,6 +7,9 @@ use super::text::clean;
 use crate::protocol::http::DeliveryResponse;
 use crate::protocol::state::State;
 
+/// Outcomes that are shown one a row: more than this nobody reads.
+const TABLE_ROWS_MAX: usize = 50;
+
 /// The exit code of `run`: with one delivery the command's own, with several 0 when all succeeded, else 1.
 pub fn exit_code(deliveries: &[DeliveryResponse]) -> u8 {
     match deliveries {
@@ -51,10 +54,22 @@ pub fn remark(delivery: &DeliveryResponse) -> Option<String> {
     Some(format!("{}: {how}{after}{reason}", clean(&delivery.agent_name)))
 }
 
-/// The table of outcomes.
+/// The table of outcomes. Of many only those that did not succeed, and how many did.
 pub fn table(deliveries: &[DeliveryResponse], to: To) -> String {
+    if deliveries.len() <= TABLE_ROWS_MAX {
+        return rows(deliveries.iter(), to);
+    }
+    let failed: Vec<_> = deliveries.iter().filter(|delivery| delivery.state != State::Succeeded).collect();
+    let shown = rows(failed.iter().copied().take(TABLE_ROWS_MAX), to);
+    match failed.len() {
+        0 => count(deliveries),
+        len if len > TABLE_ROWS_MAX => format!("{shown}\n… and {} more\n{}", len - TABLE_ROWS_MAX, count(deliveries)),
+        _ => format!("{shown}\n{}", count(deliveries)),
+    }
+}
+
+fn rows<'a>(deliveries: impl Iterator<Item = &'a DeliveryResponse>, to: To) -> String {
     let rows = deliveries
-        .iter()
         .map(|delivery| {
             vec![
                 Field::from(&delivery.agent_name),
@@ -138,6 +153,15 @@ mod tests {
             assert_eq!(exit_code(&[good(), ended(state, Some(7), None)]), 1, "{state}");
         }
         assert_eq!(exit_code(&[]), 125);
+    }
+
+    #[test]
+    fn of_many_only_failures_are_listed() {
+        let mut many: Vec<_> = (0..=TABLE_ROWS_MAX).map(|_| ended(State::Succeeded, Some(0), None)).collect();
+        assert_eq!(table(&many, To::Stderr), "51 succeeded");
+        many.push(ended(State::Failed, Some(1), None));
+        assert_eq!(table(&many, To::Stderr).lines().count(), 3);
+        assert_eq!(table(&many[..2], To::Stderr).lines().count(), 3);
     }
 
     #[test]

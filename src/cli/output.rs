@@ -7,7 +7,7 @@ use super::error::{About, CliError};
 use super::follow::Show;
 use super::out;
 use super::printer::Printer;
-use super::run::follow_to_exit_code;
+use super::run::Watch;
 use super::text::clean;
 use crate::protocol::http::{CommandResponse, DeliveryResponse};
 use crate::protocol::ids::CommandId;
@@ -72,7 +72,7 @@ pub async fn run(args: OutputArgs) -> Result<u8, CliError> {
     let of_agent = args.agent.as_deref().map(|agent| only(&command, agent)).transpose()?;
     if args.follow {
         let show = Show { json: args.json, agent: of_agent.map(|delivery| delivery.agent_id), stream: args.stream };
-        return follow_to_exit_code(&client, command, show).await;
+        return Watch::new().follow(&client, command, show).await;
     }
     if let Some(delivery) = of_agent {
         command.deliveries = vec![delivery];

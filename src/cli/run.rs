@@ -121,7 +121,14 @@ pub async fn run(args: RunArgs) -> Result<u8, CliError> {
     if args.stdin {
         request.stdin = Some(read_stdin(std::io::stdin().lock())?);
     }
-    let command = submit(&client, &request).await?;
+    let watch = Watch::new();
+    let command = tokio::select! {
+        command = submit(&client, &request) => command?,
+        () = watch.leave.cancelled() => {
+            out::note("postrider: interrupted while submitting; `postrider commands` shows whether it was");
+            return Err(CliError::Interrupted);
+        }
+    };
     if args.no_wait {
         if args.json {
             out::json(&command)?;
@@ -130,37 +137,51 @@ pub async fn run(args: RunArgs) -> Result<u8, CliError> {
         }
         return Ok(0);
     }
-    follow_to_exit_code(&client, command, Show { json: args.json, ..Show::default() }).await
+    watch.follow(&client, command, Show { json: args.json, ..Show::default() }).await
 }
 
-/// Follows a command, says what it came to, and gives the exit code.
-///
-/// # Errors
-/// Those of [`follow`].
-pub async fn follow_to_exit_code(client: &ApiClient, command: CommandResponse, show: Show) -> Result<u8, CliError> {
-    let id = command.id;
-    let tasks = Tasks::default();
-    let leave = CancellationToken::new();
-    if let Ok(mut interrupts) = Interrupts::new() {
-        let leave = leave.clone();
-        tasks.spawn("interrupts", async move {
-            interrupts.next().await;
-            leave.cancel();
-            interrupts.next().await;
-            // Whoever asks twice does not want to wait for anything.
-            std::process::exit(i32::from(EXIT_INTERRUPTED));
-        });
-    }
-    match follow(client, &tasks, command, show, &leave).await? {
-        Followed::Ended(command) => {
-            say_outcome(&command, show)?;
-            Ok(outcome::exit_code(&command.deliveries))
+/// Following with Ctrl-C as the way out. From its making on, Ctrl-C no longer ends the process by itself.
+#[derive(Debug)]
+pub struct Watch {
+    tasks: Tasks,
+    leave: CancellationToken,
+}
+
+impl Watch {
+    /// Listens for Ctrl-C. Must be called within a runtime.
+    #[allow(clippy::new_without_default)] // It takes over the process's signals.
+    pub fn new() -> Self {
+        let (tasks, leave) = (Tasks::default(), CancellationToken::new());
+        if let Ok(mut interrupts) = Interrupts::new() {
+            let leave = leave.clone();
+            tasks.spawn("interrupts", async move {
+                interrupts.next().await;
+                leave.cancel();
+                interrupts.next().await;
+                // Whoever asks twice does not want to wait for anything.
+                std::process::exit(i32::from(EXIT_INTERRUPTED));
+            });
         }
-        Followed::Left => {
-            out::note(&format!(
-                "postrider: not following any more; the command goes on\n  follow again:  postrider output {id} --follow\n  see it:        postrider show {id}\n  cancel it:     postrider cancel {id}"
-            ));
-            Err(CliError::Interrupted)
+        Self { tasks, leave }
+    }
+
+    /// Follows a command, says what it came to, and gives the exit code.
+    ///
+    /// # Errors
+    /// Those of [`follow`], and [`CliError::Interrupted`].
+    pub async fn follow(&self, client: &ApiClient, command: CommandResponse, show: Show) -> Result<u8, CliError> {
+        let id = command.id;
+        match follow(client, &self.tasks, command, show, &self.leave).await? {
+            Followed::Ended(command) => {
+                say_outcome(&command, show)?;
+                Ok(outcome::exit_code(&command.deliveries))
+            }
+            Followed::Left => {
+                out::note(&format!(
+                    "postrider: not following any more; the command goes on\n  follow again:  postrider output {id} --follow\n  see it:        postrider show {id}\n  cancel it:     postrider cancel {id}"
+                ));
+                Err(CliError::Interrupted)
+            }
         }
     }
 }
