@@ -1,2 +1,131 @@
-//! Composes the roles.
-fn main() {}
+//! Composes the roles: reads the command line, sets up logging, the runtime and the signals, and calls one role.
+
+use clap::Parser;
+use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
+use postrider::cli::default_dir;
+use postrider::cli::dispatch::{dispatch, tell};
+use postrider::cli::interrupt::Interrupts;
+use std::future::Future;
+use std::io::{IsTerminal, Read};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The hidden verb of the agent's supervising child. It must stay small, so it is not the command line's.
+const SUPERVISE: &str = "supervise";
+/// A role failed.
+const EXIT_ROLE_FAILED: u8 = 1;
+/// How long threads that are still busy may keep a role from ending.
+const LINGER: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == SUPERVISE) {
+        return supervise();
+    }
+    match Cli::parse().verb {
+        Verb::Serve(args) => role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, stop)),
+        Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
+        verb => {
+            let code = match runtime(Builder::new_current_thread()) {
+                Ok(runtime) => {
+                    let ended = runtime.block_on(dispatch(verb));
+                    runtime.shutdown_background();
+                    ended.unwrap_or_else(|error| tell(&error))
+                }
+                Err(error) => fail(&error),
+            };
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The agent's child that runs one command.
+fn supervise() -> ExitCode {
+    // To be composed: the agent's supervisor.
+    ExitCode::from(fail(&anyhow::anyhow!("this build has no supervisor")))
+}
+
+/// The server, until `stop`.
+async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    let data = args.data.unwrap_or_else(default_dir::server);
+    // To be composed: postrider::server::serve::serve(ServeConfig { data, listen, public_url }, stop).
+    drop(stop);
+    anyhow::bail!("this build has no server (data {}, listen {}, {:?})", data.display(), args.listen, args.public_url)
+}
+
+/// The agent, until `stop`.
+async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
+    let data = args.data.unwrap_or_else(default_dir::agent);
+    let tags: postrider::protocol::name::Tags = args.tags.into_iter().collect();
+    // To be composed: postrider::agent::run::run(AgentConfig { join, data, name, tags }, stop).
+    drop((args.join, stop));
+    anyhow::bail!("this build has no agent (data {}, name {:?}, tags {tags:?})", data.display(), args.name)
+}
+
+/// Runs a role until it ends, a signal asks it to, or (if so asked) standard input ends.
+fn role<R, F>(builder: Builder, exit_with_stdin: bool, run: R) -> ExitCode
+where
+    R: FnOnce(CancellationToken) -> F,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    start_log();
+    let runtime = match runtime(builder) {
+        Ok(runtime) => runtime,
+        Err(error) => return ExitCode::from(fail(&error)),
+    };
+    let stop = CancellationToken::new();
+    if exit_with_stdin {
+        stop_with_stdin(stop.clone());
+    }
+    let ended = runtime.block_on(async {
+        let interrupts = Interrupts::new()?;
+        tokio::select! {
+            ended = run(stop.clone()) => ended,
+            never = obey(interrupts, &stop) => match never {},
+        }
+    });
+    runtime.shutdown_timeout(LINGER);
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => ExitCode::from(fail(&error)),
+    }
+}
+
+/// The first signal asks to stop, the second ends the process at once.
+async fn obey(mut interrupts: Interrupts, stop: &CancellationToken) -> std::convert::Infallible {
+    interrupts.next().await;
+    tracing::info!("stopping; a second signal ends at once");
+    stop.cancel();
+    interrupts.next().await;
+    std::process::exit(i32::from(EXIT_ROLE_FAILED));
+}
+
+/// A thread of its own, because a read of standard input cannot be taken back.
+fn stop_with_stdin(stop: CancellationToken) {
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut bytes = [0; 256];
+        while matches!(stdin.read(&mut bytes), Ok(1..)) {}
+        stop.cancel();
+    });
+}
+
+fn runtime(mut builder: Builder) -> anyhow::Result<Runtime> {
+    Ok(builder.enable_all().build()?)
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env("POSTRIDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let stderr = std::io::stderr;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    let log = log.with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    // The journal of systemd has times of its own.
+    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
+}
+
+fn fail(error: &anyhow::Error) -> u8 {
+    eprintln!("postrider: {error:#}");
+    EXIT_ROLE_FAILED
+}

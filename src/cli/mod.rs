@@ -1,1 +1,44 @@
-//! Floor 3 (work in progress).
+//! Floor 3: the command line. Speaks HTTP only and never opens a database. One verb a file.
+
+// Words and the terminal.
+pub mod args;
+pub mod duration;
+pub mod error;
+pub mod look;
+pub mod out;
+pub mod table;
+pub mod text;
+pub mod time;
+
+// Reaching the server.
+pub mod access;
+pub mod client;
+pub mod config;
+pub mod default_dir;
+pub mod feed;
+pub mod interrupt;
+pub mod sse;
+
+// Following a command.
+pub mod follow;
+pub mod lines;
+pub mod outcome;
+pub mod printer;
+pub mod submit;
+pub mod waiting;
+pub mod words;
+
+// The verbs.
+pub mod agents;
+pub mod cancel;
+pub mod commands;
+pub mod completions;
+pub mod demo;
+pub mod demo_children;
+pub mod dispatch;
+pub mod join;
+pub mod login;
+pub mod output;
+pub mod run;
+pub mod show;
+pub mod tokens;
