@@ -18,6 +18,6 @@ pub mod protocol;
 pub mod store;
 
 // Floor 3: the roles. They never import each other.
-// agent
-// cli
+pub mod agent;
+pub mod cli;
 pub mod server;

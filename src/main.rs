@@ -1,10 +1,13 @@
 //! Composes the roles: reads the command line, sets up logging, the runtime and the signals, and calls one role.
 
 use clap::Parser;
+use postrider::agent::config::AgentConfig;
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
 use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::interrupt::Interrupts;
+use postrider::secret::Secret;
+use postrider::server::serve::ServeConfig;
 use std::future::Future;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
@@ -43,25 +46,30 @@ fn main() -> ExitCode {
 
 /// The agent's child that runs one command.
 fn supervise() -> ExitCode {
-    // To be composed: the agent's supervisor.
-    ExitCode::from(fail(&anyhow::anyhow!("this build has no supervisor")))
+    ExitCode::from(u8::try_from(postrider::agent::supervise::main()).unwrap_or(EXIT_ROLE_FAILED))
 }
 
 /// The server, until `stop`.
 async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let data = args.data.unwrap_or_else(default_dir::server);
-    // To be composed: postrider::server::serve::serve(ServeConfig { data, listen, public_url }, stop).
-    drop(stop);
-    anyhow::bail!("this build has no server (data {}, listen {}, {:?})", data.display(), args.listen, args.public_url)
+    let config = ServeConfig {
+        listen: args.listen,
+        public_url: args.public_url,
+        behind_proxy: args.behind_proxy,
+        ..ServeConfig::new(data)
+    };
+    Ok(postrider::server::serve::serve(config, stop).await?)
 }
 
 /// The agent, until `stop`.
 async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let data = args.data.unwrap_or_else(default_dir::agent);
-    let tags: postrider::protocol::name::Tags = args.tags.into_iter().collect();
-    // To be composed: postrider::agent::run::run(AgentConfig { join, data, name, tags }, stop).
-    drop((args.join, stop));
-    anyhow::bail!("this build has no agent (data {}, name {:?}, tags {tags:?})", data.display(), args.name)
+    let config = AgentConfig {
+        join: args.join.map(Secret::new),
+        name: args.name,
+        tags: args.tags.into_iter().collect(),
+        ..AgentConfig::new(args.data.unwrap_or_else(default_dir::agent))
+    };
+    Ok(postrider::agent::run::run(config, stop).await?)
 }
 
 /// Runs a role until it ends, a signal asks it to, or (if so asked) standard input ends.

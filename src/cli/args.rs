@@ -103,6 +103,10 @@ pub struct ServeArgs {
     /// The address that join strings carry, where agents reach this server by another one
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
+    /// A proxy or tunnel in front does TLS: needed to listen on anything but loopback, because postrider itself speaks
+    /// plain HTTP
+    #[arg(long)]
+    pub behind_proxy: bool,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

@@ -23,8 +23,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Where the server listens when nothing is said.
-pub const LISTEN_DEFAULT: &str = "127.0.0.1:7717";
 /// How long drain waits for requests and sessions.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How operators' tokens begin.

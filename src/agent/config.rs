@@ -1,0 +1,43 @@
+//! What an agent is started with.
+
+use super::runner::control::Supervisor;
+use crate::protocol::name::{AgentName, Tags};
+use crate::secret::Secret;
+use std::path::PathBuf;
+
+/// Commands that run at once. More would let one burst of work fill a small endpoint's memory; fewer would let one
+/// slow command hold up the rest.
+pub const SLOTS_DEFAULT: usize = 4;
+/// Most slots: each is a supervisor process, a thread and two pipes.
+pub const SLOTS_MAX: usize = 256;
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// The join string; needed until the agent has enrolled.
+    pub join: Option<Secret>,
+    /// The agent's own folder: credential, journal and spooled output. Made if it is not there.
+    pub data: PathBuf,
+    /// The name it asks for at enrollment; none: the host's.
+    pub name: Option<AgentName>,
+    /// Its tags at enrollment.
+    pub tags: Tags,
+    /// Commands that run at once, 1 to [`SLOTS_MAX`].
+    pub slots: usize,
+    /// How a supervising child is started.
+    pub supervisor: Supervisor,
+}
+
+impl AgentConfig {
+    /// The defaults for a data folder.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            join: None,
+            data: data.into(),
+            name: None,
+            tags: Tags::new(),
+            slots: SLOTS_DEFAULT,
+            supervisor: Supervisor::own(),
+        }
+    }
+}

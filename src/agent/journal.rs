@@ -1,0 +1,275 @@
+//! The journal's words and its SQL: what is written before anything is acknowledged, started or reported.
+//!
+//! All functions here work on one connection and block; `journal_thread` owns that connection and calls them.
+//! `synchronous=FULL` and WAL: a committed transaction survives power loss. Nothing is deleted while a server could
+//! still dispatch it (see the `stored` column).
+
+use super::data::private;
+use crate::protocol::ids::DeliveryId;
+use crate::protocol::outcome::Outcome;
+use crate::protocol::state::State;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// `PRAGMA user_version` of the file that this build writes.
+const JOURNAL_VERSION: i64 = 1;
+/// A tombstone outlives its specification's expiry by this long, in milliseconds (a day): for clocks that differ.
+const TOMBSTONE_EXTRA_MS: i64 = 86_400_000;
+/// Tombstones removed in one transaction: more would hold up an accept that comes meanwhile.
+const PURGE_ROWS_MAX: i64 = 1000;
+/// How long to wait for a lock that only a curious `sqlite3` shell could hold.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+const SCHEMA: &str = include_str!("journal.sql");
+// `deliveries.delivery` is UNIQUE: its index serves all lookups by id.
+const ACCEPT: &str = "INSERT INTO deliveries (delivery, attempt, state, spec, not_after_ms, outcome) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (delivery) DO NOTHING";
+const START: &str = "UPDATE deliveries SET state = 'running' WHERE delivery = ?1 AND state = 'accepted'";
+const FINISH: &str =
+    "UPDATE deliveries SET state = ?2, outcome = ?3 WHERE delivery = ?1 AND state IN ('accepted', 'running')";
+const FORGET: &str = "UPDATE deliveries SET stored = 1, spec = NULL WHERE delivery = ?1 AND outcome IS NOT NULL";
+const LOOKUP: &str = "SELECT outcome FROM deliveries WHERE delivery = ?1";
+// Index `held`.
+const HELD: &str = "SELECT delivery, state, spec, outcome FROM deliveries WHERE stored = 0 ORDER BY seq";
+// Index `tombstones`.
+const PURGE: &str = "DELETE FROM deliveries WHERE seq IN \
+     (SELECT seq FROM deliveries WHERE stored = 1 AND not_after_ms < ?1 ORDER BY not_after_ms LIMIT ?2)";
+
+/// A journal that cannot be opened or written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JournalError {
+    /// A newer build wrote it.
+    #[error("the journal has version {found}, this build knows {JOURNAL_VERSION}: run the newer postrider again")]
+    Newer {
+        /// Its version.
+        found: i64,
+    },
+    /// The database or the disk under it says no.
+    #[error("the journal cannot be used: {0}")]
+    Sql(String),
+    /// Its thread has ended.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for JournalError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error.to_string())
+    }
+}
+
+/// How an accepted delivery enters the journal.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// It waits for a slot.
+    Waiting,
+    /// A slot is free: accepted and started in one transaction.
+    Started,
+    /// It ends at once, without a run.
+    Ended(Outcome),
+}
+
+/// One thing to write.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Take a delivery in, unless it is known.
+    Accept {
+        /// Which.
+        delivery: DeliveryId,
+        /// The dispatch attempt.
+        attempt: u32,
+        /// The document, byte for byte.
+        spec: Vec<u8>,
+        /// Its expiry.
+        not_after_ms: i64,
+        /// How it enters.
+        entry: Entry,
+    },
+    /// It starts.
+    Start(DeliveryId),
+    /// It ended.
+    Finish(DeliveryId, Outcome),
+    /// The server has its outcome: keep the tombstone only.
+    Forget(DeliveryId),
+    /// Remove tombstones that no server can ask for any more, by the server's clock.
+    Purge {
+        /// The server's time.
+        now_ms: i64,
+    },
+}
+
+/// What became of an [`Op`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// It is on disk.
+    Written,
+    /// `Accept`: it was there before. With its outcome, where it has one.
+    Known(Option<Outcome>),
+}
+
+/// An entry that the server has not let go of.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Which.
+    pub delivery: DeliveryId,
+    /// The document.
+    pub spec: Vec<u8>,
+    /// `accepted`, or a terminal state with its outcome; `running` only before recovery.
+    pub outcome: Option<Outcome>,
+    /// Whether it was running when the agent ended.
+    pub running: bool,
+}
+
+/// Opens the journal, makes it if it is not there.
+///
+/// # Errors
+/// [`JournalError::Newer`], [`JournalError::Sql`].
+pub fn open(path: &Path) -> Result<Connection, JournalError> {
+    // SQLite gives its -wal and -shm files the permissions of the main file.
+    private()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| JournalError::Sql(format!("{}: {error}", path.display())))?;
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found {
+        0 => connection
+            .execute_batch(&format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {JOURNAL_VERSION}; COMMIT;"))?,
+        JOURNAL_VERSION => {}
+        found => return Err(JournalError::Newer { found }),
+    }
+    Ok(connection)
+}
+
+/// Everything that the server has not let go of, in order of acceptance.
+///
+/// # Errors
+/// [`JournalError::Sql`].
+pub fn held(connection: &Connection) -> Result<Vec<Held>, JournalError> {
+    let mut statement = connection.prepare(HELD)?;
+    let rows = statement.query_map([], |row| {
+        let state: String = row.get(1)?;
+        Ok((row.get::<_, [u8; 16]>(0)?, state, row.get::<_, Vec<u8>>(2)?, row.get::<_, Option<String>>(3)?))
+    })?;
+    let mut held = Vec::new();
+    for row in rows {
+        let (delivery, state, spec, outcome) = row?;
+        let running = State::from_str(&state).is_ok_and(|state| state == State::Running);
+        let outcome = outcome.as_deref().map(read_outcome).transpose()?;
+        held.push(Held { delivery: DeliveryId::from_bytes(delivery), spec, outcome, running });
+    }
+    Ok(held)
+}
+
+/// Writes all of `ops` in one transaction: all or none.
+///
+/// # Errors
+/// [`JournalError::Sql`]; then nothing is written.
+pub fn write(connection: &mut Connection, ops: &[&Op]) -> Result<Vec<Done>, JournalError> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let done = ops.iter().map(|op| write_one(&transaction, op)).collect::<Result<Vec<_>, _>>()?;
+    transaction.commit()?;
+    Ok(done)
+}
+
+fn write_one(connection: &Connection, op: &Op) -> Result<Done, JournalError> {
+    match op {
+        Op::Accept { delivery, attempt, spec, not_after_ms, entry } => {
+            let (state, outcome) = match entry {
+                Entry::Waiting => (State::Accepted, None),
+                Entry::Started => (State::Running, None),
+                Entry::Ended(outcome) => (outcome.state, Some(write_outcome(outcome))),
+            };
+            let id = delivery.as_bytes();
+            let row = params![id, attempt, state.as_str(), spec, not_after_ms, outcome];
+            if connection.prepare_cached(ACCEPT)?.execute(row)? == 1 {
+                return Ok(Done::Written);
+            }
+            let known: Option<Option<String>> =
+                connection.prepare_cached(LOOKUP)?.query_row(params![id], |row| row.get(0)).optional()?;
+            return Ok(Done::Known(known.flatten().as_deref().map(read_outcome).transpose()?));
+        }
+        Op::Start(delivery) => connection.prepare_cached(START)?.execute(params![delivery.as_bytes()])?,
+        Op::Finish(delivery, outcome) => {
+            let row = params![delivery.as_bytes(), outcome.state.as_str(), write_outcome(outcome)];
+            connection.prepare_cached(FINISH)?.execute(row)?
+        }
+        Op::Forget(delivery) => connection.prepare_cached(FORGET)?.execute(params![delivery.as_bytes()])?,
+        Op::Purge { now_ms } => {
+            let before = now_ms.saturating_sub(TOMBSTONE_EXTRA_MS);
+            connection.prepare_cached(PURGE)?.execute(params![before, PURGE_ROWS_MAX])?
+        }
+    };
+    Ok(Done::Written)
+}
+
+fn write_outcome(outcome: &Outcome) -> String {
+    serde_json::to_string(outcome).expect("an outcome is plain data")
+}
+
+fn read_outcome(text: &str) -> Result<Outcome, JournalError> {
+    serde_json::from_str(text).map_err(|error| JournalError::Sql(format!("an outcome in it cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(delivery: DeliveryId, entry: Entry) -> Op {
+        Op::Accept { delivery, attempt: 1, spec: b"{}".to_vec(), not_after_ms: 1000, entry }
+    }
+
+    #[test]
+    fn what_is_held_survives_and_what_is_forgotten_leaves_a_tombstone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let [a, b, c] = [DeliveryId::new(), DeliveryId::new(), DeliveryId::new()];
+        let refused = Outcome::without_run(State::Refused, "no");
+        {
+            let mut connection = open(&path).unwrap();
+            let ops = [accept(a, Entry::Waiting), accept(b, Entry::Started), accept(c, Entry::Ended(refused.clone()))];
+            let done = write(&mut connection, &ops.iter().collect::<Vec<_>>()).unwrap();
+            assert_eq!(done, vec![Done::Written; 3]);
+        }
+        let mut connection = open(&path).unwrap();
+        let found = held(&connection).unwrap();
+        assert_eq!(found.iter().map(|held| held.delivery).collect::<Vec<_>>(), [a, b, c]);
+        assert!(!found[0].running && found[1].running && found[2].outcome == Some(refused.clone()));
+        write(&mut connection, &[&Op::Forget(a), &Op::Forget(c)]).unwrap();
+        // `a` has no outcome: it cannot be forgotten.
+        assert_eq!(held(&connection).unwrap().len(), 2);
+        let again = write(&mut connection, &[&accept(c, Entry::Started)]).unwrap();
+        assert_eq!(again, [Done::Known(Some(refused))]);
+        write(&mut connection, &[&Op::Purge { now_ms: 1000 + TOMBSTONE_EXTRA_MS }]).unwrap();
+        assert!(matches!(write(&mut connection, &[&accept(c, Entry::Waiting)]).unwrap()[0], Done::Known(Some(_))));
+        write(&mut connection, &[&Op::Purge { now_ms: 1001 + TOMBSTONE_EXTRA_MS }]).unwrap();
+        assert_eq!(write(&mut connection, &[&accept(c, Entry::Waiting)]).unwrap(), [Done::Written]);
+    }
+
+    #[test]
+    fn a_journal_of_a_newer_build_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        open(&path).unwrap().pragma_update(None, "user_version", 2).unwrap();
+        assert!(matches!(open(&path), Err(JournalError::Newer { found: 2 })));
+    }
+
+    #[test]
+    fn an_outcome_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut connection = open(&folder.path().join("journal.db")).unwrap();
+        let id = DeliveryId::new();
+        let first = Outcome::without_run(State::Cancelled, "first");
+        let second = Outcome::without_run(State::Failed, "second");
+        let ops = [accept(id, Entry::Started), Op::Finish(id, first.clone()), Op::Finish(id, second), Op::Start(id)];
+        write(&mut connection, &ops.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(held(&connection).unwrap()[0].outcome, Some(first));
+    }
+}

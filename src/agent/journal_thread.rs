@@ -1,0 +1,111 @@
+//! The journal's thread: owns the connection, turns what has queued up into one transaction and one fsync.
+
+use super::journal::{Done, Held, JournalError, Op, held, open, write};
+use rusqlite::Connection;
+use std::path::Path;
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+
+/// Operations that may wait: more than all slots and a whole window can ask for at once. Who finds it full waits.
+const QUEUE_OPS_MAX: usize = 512;
+/// Operations of one transaction: bounds how long the first waits for the last.
+const BATCH_OPS_MAX: usize = 128;
+
+/// The way to the journal's thread. Clones share it; the thread ends when the last is dropped.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    queue: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    op: Op,
+    answer: oneshot::Sender<Result<Done, JournalError>>,
+}
+
+impl Journal {
+    /// Opens the journal and starts its thread. Also gives what the server has not let go of. Blocks for a moment:
+    /// call it before there is anything to hold up.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub fn open(path: &Path) -> Result<(Self, Vec<Held>), JournalError> {
+        let connection = open(path)?;
+        let held = held(&connection)?;
+        let (queue, requests) = mpsc::channel(QUEUE_OPS_MAX);
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || serve(connection, requests))
+            .map_err(|error| JournalError::Sql(error.to_string()))?;
+        Ok((Self { queue }, held))
+    }
+
+    /// Writes `op` and returns once it is on disk.
+    ///
+    /// # Errors
+    /// [`JournalError::Sql`]: nothing of it is written. [`JournalError::Closed`].
+    pub async fn write(&self, op: Op) -> Result<Done, JournalError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.send(Request { op, answer }).await.map_err(|_| JournalError::Closed)?;
+        answered.await.map_err(|_| JournalError::Closed)?
+    }
+}
+
+fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
+    while let Some(first) = requests.blocking_recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH_OPS_MAX
+            && let Ok(request) = requests.try_recv()
+        {
+            batch.push(request);
+        }
+        let ops: Vec<&Op> = batch.iter().map(|request| &request.op).collect();
+        match write(&mut connection, &ops) {
+            Ok(done) => batch.into_iter().zip(done).for_each(|(request, done)| answer(request, Ok(done))),
+            // One bad operation must not take the others with it.
+            Err(_) if batch.len() > 1 => {
+                for request in batch {
+                    let alone = write(&mut connection, &[&request.op]).map(|mut done| done.remove(0));
+                    answer(request, alone);
+                }
+            }
+            Err(why) => batch.into_iter().for_each(|request| answer(request, Err(why.clone()))),
+        }
+    }
+    if let Err((_, error)) = connection.close() {
+        error!("the journal did not close well: {error}");
+    }
+}
+
+fn answer(request: Request, result: Result<Done, JournalError>) {
+    // Whoever asked may be gone; what is written is written.
+    let _ = request.answer.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::journal::Entry;
+    use crate::protocol::ids::DeliveryId;
+
+    #[tokio::test]
+    async fn many_writers_are_all_answered_after_the_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let (journal, none) = Journal::open(&path).unwrap();
+        assert!(none.is_empty());
+        let writes = (0..100).map(|_| {
+            journal.write(Op::Accept {
+                delivery: DeliveryId::new(),
+                attempt: 1,
+                spec: Vec::new(),
+                not_after_ms: 1,
+                entry: Entry::Waiting,
+            })
+        });
+        for done in futures_util::future::join_all(writes).await {
+            assert_eq!(done.unwrap(), Done::Written);
+        }
+        assert_eq!(held(&open(&path).unwrap()).unwrap().len(), 100);
+    }
+}

@@ -1,0 +1,105 @@
+//! One authenticated connection, from `welcome` to its end, and the loop that makes the next.
+
+use super::connect::{Welcomed, connect};
+use super::intake::{Intake, REPLIES_MAX, Reply};
+use super::keepalive::{Keepalive, Pongs};
+use super::reader::Reader;
+use super::sent::Sent;
+use super::wait::{BACKOFF_FIRST, BACKOFF_MAX, Leave, SESSION_GOOD};
+use super::writer::Writer;
+use crate::agent::credential::Credential;
+use crate::agent::facts;
+use crate::agent::runner::queue::Runner;
+use crate::backoff::Backoff;
+use crate::protocol::frame::AgentFrame;
+use crate::protocol::ids::AgentId;
+use futures_util::StreamExt;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Between two reports of facts: disks fill and users come within minutes, not seconds.
+const FACTS_INTERVAL: Duration = Duration::from_secs(600);
+/// How long the last reports and the server's farewell may take when the agent stops.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Connects again and again until `stop`; never ends for any other reason.
+pub async fn stay_connected(credential: &Credential, agent: AgentId, runner: &Runner, stop: &CancellationToken) {
+    let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
+    loop {
+        let connected = tokio::select! {
+            connected = connect(credential, agent, &runner.board) => connected,
+            () = stop.cancelled() => return,
+        };
+        let since = Instant::now();
+        let leave = match connected {
+            Ok(welcomed) => {
+                info!("connected to {} as {} ({agent}), epoch {}", credential.url, credential.name, welcomed.epoch);
+                let leave = live(welcomed, credential, runner, stop).await;
+                if since.elapsed() >= SESSION_GOOD {
+                    backoff.reset();
+                }
+                leave
+            }
+            Err(leave) => leave,
+        };
+        if stop.is_cancelled() {
+            return;
+        }
+        let wait = backoff.next(leave.at_least());
+        warn!("not connected to {}: {leave}; trying again in {:.1} s", credential.url, wait.as_secs_f32());
+        if let Some(advice) = leave.advice() {
+            error!("{advice}");
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn live(welcomed: Welcomed, credential: &Credential, runner: &Runner, stop: &CancellationToken) -> Leave {
+    let sent = Sent::after_hello(&welcomed.told, &welcomed.verdicts, Instant::now());
+    // Before the time is known: that is what recovered deliveries wait for, and these must not start.
+    for verdict in welcomed.verdicts.iter().filter(|verdict| !verdict.keep) {
+        runner.let_go(verdict.delivery).await;
+    }
+    runner.time.learn(welcomed.server_time_ms);
+    let (sink, stream) = welcomed.socket.split();
+    let (replies, mut asked) = mpsc::channel(REPLIES_MAX);
+    let pongs = Pongs::default();
+    let intake = Intake::new(runner.clone(), credential.url.clone(), welcomed.fetch_token, replies.clone());
+    let mut reader = Reader { stream, pongs: pongs.clone(), intake, runner: runner.clone(), replies: replies.clone() };
+    let keepalive = Keepalive::new(welcomed.ping_interval_ms, welcomed.pong_timeout_ms, Instant::now(), pongs);
+    let mut writer = Writer { sink, sent, keepalive, board: runner.board.clone() };
+    let leave = tokio::select! {
+        leave = reader.read() => leave,
+        leave = writer.write(&mut asked, stop) => leave,
+        leave = tell_facts(&replies) => leave,
+        // Whatever the other two are stuck in.
+        leave = overdue(stop) => leave,
+    };
+    writer.farewell(&leave).await;
+    if stop.is_cancelled() {
+        // Whether the server says farewell too changes nothing.
+        let _ = tokio::time::timeout(PARTING, reader.wait_for_end()).await;
+    }
+    leave
+}
+
+async fn overdue(stop: &CancellationToken) -> Leave {
+    stop.cancelled().await;
+    tokio::time::sleep(PARTING).await;
+    Leave::left(crate::protocol::close::CloseReason::AgentShutdown, "")
+}
+
+async fn tell_facts(replies: &mpsc::Sender<Reply>) -> Leave {
+    loop {
+        // A panic in there costs the facts, not the connection.
+        if let Ok(facts) = tokio::task::spawn_blocking(facts::collect).await {
+            let _ = replies.send(Reply::Frame(AgentFrame::Facts { facts })).await;
+        }
+        tokio::time::sleep(FACTS_INTERVAL).await;
+    }
+}

@@ -1,0 +1,106 @@
+//! Why the agent has no connection, and how long it waits before the next try. It never gives up.
+
+use crate::http_client::HttpClientError;
+use crate::protocol::close::CloseReason;
+use crate::protocol::ids::ServerId;
+use hyper::HeaderMap;
+use std::time::Duration;
+
+/// First ceiling of the wait between connections.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// Largest: a fleet of 5,000 then knocks 170 times a second at most, and nobody waits longer than a minute.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// A session that lasted this long counts as a success: the next wait starts small again.
+pub const SESSION_GOOD: Duration = Duration::from_secs(5);
+/// Least wait after another process took our identity: two such processes must not throw each other out in a spin.
+pub const SUPERSEDED_WAIT: Duration = Duration::from_secs(10);
+/// Longest wait that a server can ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
+/// Why there is no connection (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum Leave {
+    /// It could not be opened.
+    #[error("{0}")]
+    Unreachable(#[from] HttpClientError),
+    /// The server answered the upgrade with something else.
+    #[error("the server answers {status}")]
+    Declined {
+        /// The HTTP status.
+        status: u16,
+        /// How long it wants us to wait.
+        retry_after: Option<Duration>,
+    },
+    /// The handshake or the socket failed.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// Something of the handshake took too long.
+    #[error("the server did not {0} in time")]
+    Late(&'static str),
+    /// What answers is not our server.
+    #[error("{found} answers there, but this agent belongs to server {expected}: it is not told anything")]
+    OtherServer {
+        /// Ours.
+        expected: ServerId,
+        /// Who answered.
+        found: ServerId,
+    },
+    /// The server closed.
+    #[error("the server closed the connection: {reason}{}{text}", if .text.is_empty() { "" } else { ": " })]
+    Closed {
+        /// Why.
+        reason: CloseReason,
+        /// What it said beside.
+        text: String,
+    },
+    /// We left.
+    #[error("{reason}{}{text}", if .text.is_empty() { "" } else { ": " })]
+    Left {
+        /// Why.
+        reason: CloseReason,
+        /// What there is to say.
+        text: String,
+    },
+}
+
+impl Leave {
+    /// We leave, for this reason.
+    pub fn left(reason: CloseReason, text: impl Into<String>) -> Self {
+        Self::Left { reason, text: text.into() }
+    }
+
+    /// The least wait before the next try.
+    pub fn at_least(&self) -> Option<Duration> {
+        match self {
+            Leave::Declined { retry_after, .. } => *retry_after,
+            Leave::OtherServer { .. } => Some(BACKOFF_MAX),
+            Leave::Closed { reason: CloseReason::Revoked | CloseReason::Unauthorized, .. } => Some(BACKOFF_MAX),
+            Leave::Closed { reason: CloseReason::Superseded, .. } => Some(SUPERSEDED_WAIT),
+            Leave::Left { reason: CloseReason::AgentStorage, .. } => Some(SUPERSEDED_WAIT),
+            _ => None,
+        }
+    }
+
+    /// What a person should know, where waiting alone may not help.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Leave::OtherServer { .. } => Some("check the server's address, or enroll anew with a join string"),
+            Leave::Closed { reason: CloseReason::Revoked, .. } => {
+                Some("this agent was revoked on the server; to use it again, empty its data folder and enroll anew")
+            }
+            Leave::Closed { reason: CloseReason::Unauthorized, .. } => {
+                Some("the server does not know this agent's key; was it restored from a backup, or this folder copied?")
+            }
+            Leave::Closed { reason: CloseReason::Superseded, .. } => {
+                Some("another process connects with this agent's credential: each host needs a data folder of its own")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The seconds of a `Retry-After` header. Dates are not read: our server sends seconds.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: u64 = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}

@@ -1,0 +1,15 @@
+//! Running commands: `queue` gives each delivery its slot and its end, `process` follows one command through the
+//! supervising child (`supervise` beside this folder), `control` is what the two say to each other.
+
+pub mod control;
+pub mod drain;
+pub mod process;
+pub mod program;
+pub mod queue;
+pub mod report;
+#[cfg(target_os = "linux")]
+#[path = "tree_linux.rs"]
+pub mod tree;
+#[cfg(not(target_os = "linux"))]
+#[path = "tree_other.rs"]
+pub mod tree;

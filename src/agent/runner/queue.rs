@@ -1,0 +1,312 @@
+//! The runner: gives each accepted delivery its turn, its process and its end.
+//!
+//! One task a delivery, from its acceptance to its outcome in the journal. Slots are a fair semaphore, so turns come in
+//! order of arrival. Each step is in the journal before it is on the board: a start before the process, an outcome
+//! before the report. When the journal cannot be written the task waits and tries again; nothing is told meanwhile.
+
+use super::control::{Cause, GRACE, GRACE_AT_STOP, Launch, Supervisor};
+use super::drain::End;
+use super::process::{Orders, Process};
+use super::report::{INTERRUPTED, outcome};
+use crate::agent::board::{Board, Phase};
+use crate::agent::journal::{Held, JournalError, Op};
+use crate::agent::journal_thread::Journal;
+use crate::agent::server_time::ServerTime;
+use crate::agent::spool::{self, Spool};
+use crate::backoff::Backoff;
+use crate::protocol::ids::DeliveryId;
+use crate::protocol::outcome::Outcome;
+use crate::protocol::spec::{OUTPUT_BYTES_MAX, Spec};
+use crate::protocol::state::State;
+use crate::tasks::Tasks;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+/// Between tries to write a journal that cannot be written: a full disk is not emptied faster by asking.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest of these waits: an outcome must not be told much later than it can be.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Longest sleep towards an expiry, after which it is looked at again: the host may have slept too.
+const EXPIRY_LOOK: Duration = Duration::from_secs(60);
+
+/// The runner. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Runner {
+    /// Where everything stands.
+    pub board: Board,
+    /// The same on disk.
+    pub journal: Journal,
+    /// The server's clock.
+    pub time: ServerTime,
+    /// The tasks of this agent; their token stops the runner.
+    pub tasks: Tasks,
+    spool_folder: Arc<PathBuf>,
+    supervisor: Arc<Supervisor>,
+    slots: Arc<Semaphore>,
+}
+
+/// A runner slot; free again when dropped.
+pub type Slot = OwnedSemaphorePermit;
+
+enum Turn {
+    Go(Slot),
+    Ended(Outcome),
+    Stopped,
+}
+
+impl Runner {
+    /// A runner with so many slots.
+    pub fn new(journal: Journal, spool_folder: PathBuf, supervisor: Supervisor, slots: usize, tasks: Tasks) -> Self {
+        Self {
+            board: Board::default(),
+            journal,
+            time: ServerTime::default(),
+            tasks,
+            spool_folder: Arc::new(spool_folder),
+            supervisor: Arc::new(supervisor),
+            slots: Arc::new(Semaphore::new(slots)),
+        }
+    }
+
+    /// A slot, if one is free and nobody waits for it.
+    pub fn free_slot(&self) -> Option<Slot> {
+        Arc::clone(&self.slots).try_acquire_owned().ok()
+    }
+
+    /// Takes over what the journal held when the agent started. What ran then is `interrupted`; what waited waits for
+    /// the first `welcome`, which says whether it is still wanted and what time it is.
+    ///
+    /// # Errors
+    /// [`JournalError`].
+    pub async fn recover(&self, held: Vec<Held>) -> Result<(), JournalError> {
+        for entry in held {
+            let spec = Spec::parse(&entry.spec);
+            let bytes_max = spec.as_ref().map_or(OUTPUT_BYTES_MAX, |spec| spec.output_bytes_max);
+            let ended = match (entry.outcome, spec) {
+                (Some(outcome), _) => outcome,
+                (None, spec) if entry.running => {
+                    let mut outcome = Outcome::without_run(State::Interrupted, INTERRUPTED);
+                    if spec.is_ok() {
+                        [outcome.stdout, outcome.stderr] =
+                            Spool::salvage(&self.spool_folder, entry.delivery, bytes_max);
+                    }
+                    self.journal.write(Op::Finish(entry.delivery, outcome.clone())).await?;
+                    outcome
+                }
+                (None, Ok(spec)) => {
+                    let cancel = self.board.recover(entry.delivery, Phase::Accepted, None);
+                    self.admit(entry.delivery, spec, cancel, None);
+                    continue;
+                }
+                // A newer build accepted it, and this one cannot read it.
+                (None, Err(why)) => {
+                    let outcome = Outcome::without_run(State::Refused, why.to_string());
+                    self.journal.write(Op::Finish(entry.delivery, outcome.clone())).await?;
+                    outcome
+                }
+            };
+            let spool = Spool::reopen(&self.spool_folder, entry.delivery, bytes_max, &ended);
+            self.board.recover(entry.delivery, Phase::Ended(ended), Some(Arc::new(spool)));
+        }
+        Ok(())
+    }
+
+    /// Runs an accepted delivery when its turn comes. With a slot its start is in the journal already.
+    pub fn admit(&self, delivery: DeliveryId, spec: Spec, cancel: CancellationToken, slot: Option<Slot>) {
+        let runner = self.clone();
+        self.tasks.spawn("delivery", async move { runner.see_through(delivery, spec, cancel, slot).await });
+    }
+
+    async fn see_through(&self, delivery: DeliveryId, spec: Spec, cancel: CancellationToken, slot: Option<Slot>) {
+        let turn = match slot {
+            Some(slot) => Turn::Go(slot),
+            None => self.wait_for_turn(delivery, &spec, &cancel).await,
+        };
+        let outcome = match turn {
+            Turn::Stopped => return,
+            Turn::Ended(outcome) => outcome,
+            Turn::Go(slot) => {
+                let outcome = self.execute(delivery, spec, &cancel).await;
+                drop(slot);
+                outcome
+            }
+        };
+        self.finish(delivery, outcome).await;
+    }
+
+    async fn wait_for_turn(&self, delivery: DeliveryId, spec: &Spec, cancel: &CancellationToken) -> Turn {
+        let stop = self.tasks.stop_token();
+        let slot = tokio::select! {
+            biased;
+            () = stop.cancelled() => None,
+            () = cancel.cancelled() => Some(Err(cancelled_before())),
+            () = self.expired(spec) => Some(Err(expired())),
+            slot = self.next_slot() => slot.map(Ok),
+        };
+        let slot = match slot {
+            None => return Turn::Stopped,
+            Some(Err(outcome)) => return Turn::Ended(outcome),
+            Some(Ok(slot)) => slot,
+        };
+        if !self.write_surely(delivery, Op::Start(delivery)).await {
+            return Turn::Stopped;
+        }
+        self.board.set_phase(delivery, Phase::Running);
+        Turn::Go(slot)
+    }
+
+    async fn next_slot(&self) -> Option<Slot> {
+        self.time.known().await;
+        Arc::clone(&self.slots).acquire_owned().await.ok()
+    }
+
+    /// Whether the specification's time is over, by the server's clock.
+    pub fn is_expired(&self, spec: &Spec) -> bool {
+        self.time.now_ms().is_some_and(|now_ms| now_ms > spec.not_after_ms)
+    }
+
+    async fn expired(&self, spec: &Spec) {
+        self.time.known().await;
+        while !self.is_expired(spec) {
+            let left_ms = spec.not_after_ms.saturating_sub(self.time.now_ms().unwrap_or_default()).saturating_add(1);
+            let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or_default());
+            tokio::time::sleep(left.min(EXPIRY_LOOK)).await;
+        }
+    }
+
+    /// Runs the command. Its start is in the journal.
+    async fn execute(&self, delivery: DeliveryId, spec: Spec, cancel: &CancellationToken) -> Outcome {
+        if cancel.is_cancelled() {
+            return cancelled_before();
+        }
+        if self.tasks.stop_token().is_cancelled() {
+            return Outcome::without_run(State::Interrupted, "the agent was stopped before it could start");
+        }
+        let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
+        let launch = Launch { spec, grace_ms };
+        let begun = self.begin(delivery, launch.clone());
+        let (spool, orders, ended) = match begun {
+            Ok(begun) => begun,
+            Err(reason) => return Outcome::without_run(State::Failed, reason),
+        };
+        let end = self.follow(&orders, ended, cancel).await;
+        spool.settle();
+        outcome(end, &launch.spec, &spool)
+    }
+
+    #[allow(clippy::type_complexity)] // Named once, used once.
+    fn begin(
+        &self,
+        delivery: DeliveryId,
+        launch: Launch,
+    ) -> Result<(Arc<Spool>, Orders, oneshot::Receiver<End>), String> {
+        let spool = Spool::create(&self.spool_folder, delivery, launch.spec.output_bytes_max)
+            .map_err(|error| format!("its output cannot be kept on the agent: {error}"))?;
+        let spool = Arc::new(spool);
+        self.board.set_spool(delivery, Arc::clone(&spool));
+        let (process, orders) = Process::new().map_err(|error| format!("it could not be started: {error}"))?;
+        let (sender, ended) = oneshot::channel();
+        let (board, supervisor, output) = (self.board.clone(), Arc::clone(&self.supervisor), Arc::clone(&spool));
+        // Its end comes through the channel; the thread stays until the supervising child is reaped.
+        drop(tokio::task::spawn_blocking(move || {
+            process.run(&supervisor, &launch, &output, || board.ring(), sender);
+        }));
+        Ok((spool, orders, ended))
+    }
+
+    /// Waits for the end; passes on the wish to end it, once each.
+    async fn follow(&self, orders: &Orders, ended: oneshot::Receiver<End>, cancel: &CancellationToken) -> End {
+        let stop = self.tasks.stop_token();
+        let mut ended = ended;
+        let (mut cancelled, mut stopped) = (false, false);
+        loop {
+            let asked = tokio::select! {
+                // No answer: its thread has panicked, and the socket's end has ended the command.
+                end = &mut ended => return end.unwrap_or_default(),
+                () = cancel.cancelled(), if !cancelled => (Cause::Cancel, GRACE),
+                () = stop.cancelled(), if !stopped => (Cause::Stop, GRACE_AT_STOP),
+            };
+            match asked.0 {
+                Cause::Cancel => cancelled = true,
+                _ => stopped = true,
+            }
+            // It fails when the command has just ended: then its end is on the way.
+            let _ = orders.end(asked.0, asked.1);
+        }
+    }
+
+    async fn finish(&self, delivery: DeliveryId, outcome: Outcome) {
+        if !self.write_surely(delivery, Op::Finish(delivery, outcome.clone())).await {
+            return;
+        }
+        let discard = self.board.line(delivery).is_some_and(|line| line.discard);
+        self.board.set_phase(delivery, Phase::Ended(outcome));
+        if discard {
+            self.forget(delivery).await;
+        }
+    }
+
+    /// Writes until it is written. False: the agent stops and it could not be; the journal then tells the truth at the
+    /// next start.
+    async fn write_surely(&self, delivery: DeliveryId, op: Op) -> bool {
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            let Err(why) = self.journal.write(op.clone()).await else { return true };
+            let wait = backoff.next(Some(RETRY_FIRST));
+            error!("delivery {delivery} waits for the journal: {why}; trying again in {:.0} s", wait.as_secs_f32());
+            if self.tasks.stop_token().run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return self.journal.write(op).await.is_ok();
+            }
+        }
+    }
+
+    /// Asks for the end of a delivery. False: it is not known.
+    pub fn cancel(&self, delivery: DeliveryId) -> bool {
+        let Some(line) = self.board.line(delivery) else { return false };
+        line.cancel.cancel();
+        true
+    }
+
+    /// The server wants no report of it: what has not started does not start, what has ended is forgotten.
+    pub async fn let_go(&self, delivery: DeliveryId) {
+        self.board.set_discard(delivery);
+        match self.board.line(delivery).map(|line| (line.phase, line.cancel)) {
+            Some((Phase::Accepted | Phase::Arriving, cancel)) => cancel.cancel(),
+            Some((Phase::Ended(_), _)) => self.forget(delivery).await,
+            Some((Phase::Running, _)) | None => {}
+        }
+    }
+
+    /// Forgets an ended delivery, but for its tombstone.
+    pub async fn forget(&self, delivery: DeliveryId) {
+        match self.board.line(delivery) {
+            Some(line) if matches!(line.phase, Phase::Ended(_)) => {}
+            _ => return,
+        }
+        // It stays on the board then, is told again in the next `hello`, and forgotten then.
+        if let Err(why) = self.journal.write(Op::Forget(delivery)).await {
+            warn!("delivery {delivery} cannot be forgotten now: {why}");
+            return;
+        }
+        self.board.remove(delivery);
+        let folder = Arc::clone(&self.spool_folder);
+        let removed = tokio::task::spawn_blocking(move || spool::remove(&folder, delivery)).await;
+        if let Ok(Err(why)) = removed {
+            warn!("the output of delivery {delivery} cannot be removed: {why}");
+        }
+    }
+}
+
+/// The outcome of what was cancelled in time.
+pub fn cancelled_before() -> Outcome {
+    Outcome::without_run(State::Cancelled, "cancelled before it started")
+}
+
+/// The outcome of what came or waited too long.
+pub fn expired() -> Outcome {
+    Outcome::without_run(State::Expired, "its time to start was over before it could start")
+}

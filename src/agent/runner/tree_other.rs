@@ -1,0 +1,79 @@
+//! A command's process tree where there is no subreaper: its process group. What left the group is out of reach.
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Makes this process the root of the tree to come: its own session without a terminal.
+///
+/// # Errors
+/// What the kernel says.
+pub fn become_root() -> Result<(), Errno> {
+    match nix::unistd::setsid() {
+        Ok(_) | Err(Errno::EPERM) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// From now on signals that stop a service do not end this process. Call it after the command was spawned (it would
+/// inherit the mask), and before threads are.
+///
+/// # Errors
+/// What the kernel says.
+pub fn outlast_signals() -> Result<(), Errno> {
+    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+    signals.into_iter().collect::<SigSet>().thread_block()
+}
+
+/// Puts the command into its own process group.
+pub fn prepare(command: &mut Command) {
+    command.process_group(0);
+}
+
+/// Whether the process has not been reaped.
+pub fn is_alive(pid: Pid) -> bool {
+    nix::sys::signal::kill(pid, None).is_ok()
+}
+
+/// How a reaped process ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Reaped {
+    /// Which.
+    pub pid: Pid,
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+/// Waits for the end of any child. None: there are no children left.
+pub fn reap() -> Option<Reaped> {
+    loop {
+        match waitpid(None, None) {
+            Ok(WaitStatus::Exited(pid, code)) => return Some(Reaped { pid, exit_code: Some(code), signal: None }),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                return Some(Reaped { pid, exit_code: None, signal: Some(signal as i32) });
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// The polite signal to the group.
+pub fn terminate(leader: Pid) {
+    let _ = killpg(leader, Signal::SIGTERM);
+}
+
+/// Kills the group. Returns 1 if there was one.
+pub fn kill_all(leader: Pid) -> u32 {
+    u32::from(killpg(leader, Signal::SIGKILL).is_ok())
+}
+
+/// Kills a group whose supervising child has died.
+pub fn kill_group(leader: i32) {
+    let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+}
