@@ -1,1 +1,4 @@
-//! Integration tests.
+//! Integration tests: real SQLite, real sockets, real processes, the real binary.
+
+mod dispatch;
+mod harness;

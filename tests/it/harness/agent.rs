@@ -1,0 +1,50 @@
+//! A real agent as a process.
+
+use super::api::Api;
+use super::process::{Process, postrider};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// An agent process and its folder.
+pub struct TestAgent {
+    /// The process.
+    pub process: Process,
+    /// Its data folder.
+    pub data: PathBuf,
+    _folder: TempDir,
+}
+
+fn spawn(data: &Path, name: &str, join: Option<&str>) -> Process {
+    let mut command = postrider();
+    command.arg("agent").arg("--data").arg(data).arg("--name").arg(name);
+    if let Some(join) = join {
+        command.env("POSTRIDER_JOIN", join);
+    }
+    Process::spawn(command, data.with_extension("log"))
+}
+
+impl TestAgent {
+    /// Enrolls at `api`'s server under `name` and waits until it is online.
+    pub async fn start(api: &Api, name: &str) -> Self {
+        let agent = Self::launch(&api.join().await, name);
+        super::eventually::eventually(&format!("{name} enrolled and online"), || async {
+            let reply = api.call("GET", &format!("/api/agents/{name}"), serde_json::Value::Null).await;
+            (reply.status == 200 && reply.json()["online"] == true).then_some(())
+        })
+        .await;
+        agent
+    }
+
+    /// Starts one with this join string and waits for nothing.
+    pub fn launch(join: &str, name: &str) -> Self {
+        let folder = TempDir::new().unwrap();
+        let data = folder.path().join("agent");
+        Self { process: spawn(&data, name, Some(join)), data, _folder: folder }
+    }
+
+    /// Starts it again after its end.
+    pub fn restart(&mut self, name: &str) {
+        self.process.kill();
+        self.process = spawn(&self.data, name, None);
+    }
+}

@@ -1,0 +1,9 @@
+//! The harness: real servers, real agents, an agent that speaks frames by hand, and a proxy that breaks links.
+
+pub mod agent;
+pub mod api;
+pub mod eventually;
+pub mod process;
+pub mod proxy;
+pub mod raw_agent;
+pub mod server;

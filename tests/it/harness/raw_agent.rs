@@ -1,0 +1,184 @@
+//! An agent that speaks frames by hand, to be slow, wrong or malicious.
+
+use super::api::Api;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::{SinkExt, StreamExt};
+use postrider::protocol::frame::{
+    AgentFrame, Hello, JournalEntry, SUBPROTOCOL, ServerFrame, decode, encode, hello_signature_input,
+};
+use postrider::protocol::ids::{AgentId, DeliveryId, ServerId};
+use postrider::protocol::join::JoinString;
+use postrider::protocol::outcome::Outcome;
+use postrider::protocol::state::State;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+/// What an agent keeps: its key and id.
+pub struct Identity {
+    key: Ed25519KeyPair,
+    /// Its id.
+    pub id: AgentId,
+}
+
+/// A connection that has been welcomed.
+pub struct RawAgent {
+    /// The connection.
+    pub socket: WebSocketStream<TcpStream>,
+    /// The welcome frame.
+    pub welcome: ServerFrame,
+}
+
+/// A key pair that nobody knows yet.
+pub fn fresh_key() -> Ed25519KeyPair {
+    let document = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+    Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap()
+}
+
+/// The body of an enrollment.
+pub fn enrollment(join: &str, key: &Ed25519KeyPair, name: &str) -> serde_json::Value {
+    let secret = JoinString::decode(join).unwrap().secret;
+    let public_key = URL_SAFE_NO_PAD.encode(key.public_key().as_ref());
+    json!({ "secret": secret.expose(), "public_key": public_key, "name": name })
+}
+
+impl Identity {
+    /// Enrolls a fresh key.
+    pub async fn enroll(api: &Api, name: &str) -> Self {
+        let key = fresh_key();
+        let reply = api.call("POST", "/api/enroll", enrollment(&api.join().await, &key, name)).await;
+        assert_eq!(reply.status, 201, "{:?}", String::from_utf8_lossy(&reply.body));
+        Self { key, id: reply.json()["agent_id"].as_str().unwrap().parse().unwrap() }
+    }
+
+    /// Answers a challenge.
+    pub fn hello(&self, nonce: &str, server: ServerId, journal: Vec<JournalEntry>) -> AgentFrame {
+        let nonce: [u8; 32] = URL_SAFE_NO_PAD.decode(nonce).unwrap().try_into().unwrap();
+        let signature = self.key.sign(&hello_signature_input(&nonce, server, self.id));
+        AgentFrame::Hello(Hello {
+            agent_id: self.id,
+            signature: URL_SAFE_NO_PAD.encode(signature.as_ref()),
+            version: "raw".into(),
+            os: "test".into(),
+            boot_id: "1".into(),
+            journal,
+        })
+    }
+}
+
+/// Opens the WebSocket at `address` (`HOST:PORT`) and reads the challenge: nonce and server.
+pub async fn dial(address: &str) -> (WebSocketStream<TcpStream>, String, ServerId) {
+    let mut request = format!("ws://{address}/agent/ws").into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL.parse().unwrap());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
+    match next_frame(&mut socket).await {
+        Some(ServerFrame::Challenge { nonce, server_id }) => (socket, nonce, server_id),
+        other => panic!("no challenge: {other:?}"),
+    }
+}
+
+/// The next control frame; none: the connection ended.
+pub async fn next_frame(socket: &mut WebSocketStream<TcpStream>) -> Option<ServerFrame> {
+    loop {
+        match socket.next().await? {
+            Ok(Message::Text(text)) => return Some(decode(&text).unwrap()),
+            Ok(Message::Close(_)) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Reads to the end of the connection; answers the close code.
+pub async fn close_code(socket: &mut WebSocketStream<TcpStream>) -> Option<u16> {
+    loop {
+        match socket.next().await? {
+            Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
+            Ok(_) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+impl RawAgent {
+    /// Connects with an empty journal.
+    pub async fn connect(api: &Api, identity: &Identity) -> Self {
+        Self::connect_with(api, identity, Vec::new()).await
+    }
+
+    /// Connects with this journal.
+    pub async fn connect_with(api: &Api, identity: &Identity, journal: Vec<JournalEntry>) -> Self {
+        Self::connect_to(api.url.trim_start_matches("http://"), identity, journal).await
+    }
+
+    /// Connects at this address.
+    pub async fn connect_to(address: &str, identity: &Identity, journal: Vec<JournalEntry>) -> Self {
+        let (mut socket, nonce, server) = dial(address).await;
+        let hello = identity.hello(&nonce, server, journal);
+        socket.send(Message::text(encode(&hello))).await.unwrap();
+        let welcome = next_frame(&mut socket).await.expect("a welcome");
+        assert!(matches!(welcome, ServerFrame::Welcome { .. }), "{welcome:?}");
+        Self { socket, welcome }
+    }
+
+    /// The session's epoch.
+    pub fn epoch(&self) -> u64 {
+        match self.welcome {
+            ServerFrame::Welcome { epoch, .. } => epoch,
+            _ => unreachable!("checked at connect"),
+        }
+    }
+
+    /// Sends a control frame.
+    pub async fn send(&mut self, frame: &AgentFrame) {
+        self.socket.send(Message::text(encode(frame))).await.unwrap();
+    }
+
+    /// Sends anything.
+    pub async fn send_message(&mut self, message: Message) {
+        self.socket.send(message).await.unwrap();
+    }
+
+    /// The next control frame.
+    pub async fn next(&mut self) -> ServerFrame {
+        next_frame(&mut self.socket).await.expect("a frame")
+    }
+
+    /// Waits for the next dispatch; answers delivery and attempt.
+    pub async fn dispatched(&mut self) -> (DeliveryId, u32) {
+        loop {
+            if let ServerFrame::Dispatch { delivery, attempt, .. } = self.next().await {
+                return (delivery, attempt);
+            }
+        }
+    }
+
+    /// Waits for an error frame; answers its code.
+    pub async fn error(&mut self) -> String {
+        loop {
+            if let ServerFrame::Error(error) = self.next().await {
+                return error.code;
+            }
+        }
+    }
+
+    /// Accepts, starts and finishes a delivery with exit code 0, and waits until that is stored.
+    pub async fn complete(&mut self, delivery: DeliveryId) {
+        self.send(&AgentFrame::Accepted { delivery }).await;
+        self.send(&AgentFrame::Started { delivery }).await;
+        self.send(&AgentFrame::Finished { delivery, outcome: success() }).await;
+        while self.next().await != (ServerFrame::Stored { delivery }) {}
+    }
+}
+
+/// An outcome with exit code 0.
+pub fn success() -> Outcome {
+    let mut outcome = Outcome::without_run(State::Succeeded, "");
+    (outcome.exit_code, outcome.reason, outcome.duration_ms) = (Some(0), None, Some(1));
+    outcome
+}
