@@ -1,1 +1,4 @@
 //! Integration tests.
+
+mod agent_link;
+mod runner;
