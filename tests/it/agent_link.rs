@@ -452,6 +452,35 @@ async fn a_server_that_does_not_answer_pings_is_left() {
 }
 
 #[tokio::test]
+async fn the_servers_pings_are_answered() {
+    let server = FakeServer::new().await;
+    let _agent = server.start_agent();
+    let (mut connection, _) = server.welcome(true, 0).await;
+    connection.socket.send(Message::Ping(vec![1, 2, 3].into())).await.unwrap();
+    while connection.message().await.unwrap() != Message::Pong(vec![1, 2, 3].into()) {}
+    drop(connection);
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_written_accepts_nothing() {
+    let server = FakeServer::new().await;
+    let mark = server.folder.path().join("mark");
+    let _agent = server.start_agent();
+    let (mut connection, _) = server.welcome(true, 0).await;
+    // What a full disk does, as far as the agent can see: writing fails.
+    let lock = rusqlite::Connection::open(server.folder.path().join("journal.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    connection.dispatch(DeliveryId::new(), &marking(&mark, "")).await;
+    assert_eq!(connection.expect_error().await.code, "agent_storage");
+    let Some(Message::Close(Some(close))) = connection.message().await else { panic!("it says why it leaves") };
+    assert_eq!(u16::from(close.code), CloseReason::AgentStorage.code());
+    assert_eq!(marks(&mark), 0);
+    drop((connection, lock));
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn another_server_is_told_nothing() {
     let server = FakeServer::new().await;
     let _agent = server.start_agent();
