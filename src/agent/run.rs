@@ -35,7 +35,14 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     let (journal, held) = Journal::open(&folder.journal())?;
     let tasks = Tasks::default();
     let runner = Runner::new(journal, folder.spool(), config.supervisor, config.slots, tasks.clone());
-    runner.recover(held).await?;
+    let stopped = tokio::select! {
+        () = runner.recover(held) => false,
+        () = stop.cancelled() => true,
+    };
+    if stopped {
+        tasks.ask_to_stop();
+        return Ok(());
+    }
     let purging = runner.clone();
     tasks.spawn("purge", async move { purge(&purging).await });
     let leave = CancellationToken::new();

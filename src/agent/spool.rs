@@ -52,6 +52,22 @@ pub fn remove(folder: &Path, delivery: DeliveryId) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the files of all deliveries but these: a crash came between forgetting one and removing its files.
+///
+/// # Errors
+/// What the file system says.
+pub fn sweep(folder: &Path, known: &[DeliveryId]) -> io::Result<()> {
+    for file in std::fs::read_dir(folder)? {
+        let file = file?;
+        let name = file.file_name();
+        let delivery = name.to_str().and_then(|name| name.split_once('.')?.0.parse::<DeliveryId>().ok());
+        if delivery.is_some_and(|delivery| !known.contains(&delivery)) {
+            std::fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
+}
+
 impl Spool {
     /// Empty files for a new run.
     ///
@@ -330,6 +346,11 @@ mod tests {
     fn files_are_removed_and_may_be_missing() {
         let folder = tempfile::tempdir().unwrap();
         let delivery = DeliveryId::new();
+        Spool::create(folder.path(), delivery, 10).unwrap();
+        sweep(folder.path(), &[delivery]).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        sweep(folder.path(), &[]).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         Spool::create(folder.path(), delivery, 10).unwrap();
         remove(folder.path(), delivery).unwrap();
         remove(folder.path(), delivery).unwrap();

@@ -58,19 +58,35 @@ fn supervise() -> io::Result<()> {
     };
     let started = Instant::now();
     let leader = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-    release_output()?;
-    report(&mut control, &Report::Started { pid: leader.as_raw() })?;
-    tree::outlast_signals()?;
-    let (sender, events) = sync_channel(EVENTS_MAX);
-    feed(&mut child, &launch)?;
-    let reaping = sender.clone();
-    helper("reap", move || reap(&reaping))?;
-    helper("orders", move || listen(orders, &sender))?;
     let run = Run { leader, started, timeout: Duration::from_millis(launch.spec.timeout_ms) };
-    let ended = run.follow(&events, Duration::from_millis(launch.grace_ms));
+    let ended = match watch(&mut child, &launch, &mut control, orders) {
+        Ok(events) => run.follow(&events, Duration::from_millis(launch.grace_ms)),
+        // The agent died at this very moment, or there are no threads to be had: leave nothing behind.
+        Err(_) => run.abandon(),
+    };
     // The agent may be gone; there is nobody else to tell.
     let _ = report(&mut control, &ended);
     Ok(())
+}
+
+/// Everything between the birth of the command and the watch over it.
+fn watch(
+    child: &mut Child,
+    launch: &Launch,
+    control: &mut UnixStream,
+    orders: BufReader<UnixStream>,
+) -> io::Result<Receiver<Event>> {
+    release_output()?;
+    let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
+    report(control, &Report::Started { pid })?;
+    tree::outlast_signals()?;
+    let (sender, events) = sync_channel(EVENTS_MAX);
+    feed(child, launch)?;
+    let reaping = sender.clone();
+    helper("orders", move || listen(orders, &sender))?;
+    // Last: who else reaps would take the end of the command from `abandon`.
+    helper("reap", move || reap(&reaping))?;
+    Ok(events)
 }
 
 fn report(control: &mut UnixStream, report: &Report) -> io::Result<()> {
@@ -171,12 +187,23 @@ impl Run {
                     }
                 },
                 // The helpers are gone, which only a bug does: leave nothing behind.
-                Err(RecvTimeoutError::Disconnected) => {
-                    tree::kill_all(self.leader);
-                    return self.ended(ending.as_ref(), leader_end, 0);
-                }
+                Err(RecvTimeoutError::Disconnected) => return self.abandon(),
             }
         }
+    }
+
+    /// Kills everything without the helpers.
+    fn abandon(&self) -> Report {
+        let give_up_at = Instant::now() + KILL_MAX;
+        let mut left = tree::kill_all(self.leader);
+        while left > 0 && Instant::now() < give_up_at {
+            std::thread::sleep(KILL_ROUND);
+            // The dead must be reaped to be no longer counted.
+            while tree::reap_one() {}
+            left = tree::kill_all(self.leader);
+        }
+        let stopped = Ending { cause: Cause::Stop, kill_at: give_up_at, give_up_at: None };
+        self.ended(Some(&stopped), None, left)
     }
 
     fn is_leader(&self, reaped: &tree::Reaped) -> bool {

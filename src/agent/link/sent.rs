@@ -98,11 +98,16 @@ impl Sent {
 
     /// The next thing to send of this line; none: the server knows all there is.
     pub fn step(&mut self, line: &Line, now: Instant) -> Option<Step> {
-        if matches!(line.phase, Phase::Arriving) || line.discard {
+        if matches!(line.phase, Phase::Arriving) {
             return None;
         }
         let delivery = line.delivery;
         let told = self.told.entry(delivery).or_default();
+        if line.discard {
+            // As good as told: nothing of it is due.
+            told.finished = true;
+            return None;
+        }
         let waits = matches!(line.phase, Phase::Accepted);
         if told.accepted.is_none_or(|at| waits && now >= at + ACCEPTED_AGAIN) {
             told.accepted = Some(now);

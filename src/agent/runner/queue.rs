@@ -9,7 +9,7 @@ use super::drain::End;
 use super::process::{Orders, Process};
 use super::report::{INTERRUPTED, outcome};
 use crate::agent::board::{Board, Phase};
-use crate::agent::journal::{Held, JournalError, Op};
+use crate::agent::journal::{Held, Op};
 use crate::agent::journal_thread::Journal;
 use crate::agent::server_time::ServerTime;
 use crate::agent::spool::{self, Spool};
@@ -78,41 +78,40 @@ impl Runner {
     }
 
     /// Takes over what the journal held when the agent started. What ran then is `interrupted`; what waited waits for
-    /// the first `welcome`, which says whether it is still wanted and what time it is.
-    ///
-    /// # Errors
-    /// [`JournalError`].
-    pub async fn recover(&self, held: Vec<Held>) -> Result<(), JournalError> {
+    /// the first `welcome`, which says whether it is still wanted and what time it is. Returns when the journal says
+    /// so too, or the agent is asked to stop.
+    pub async fn recover(&self, held: Vec<Held>) {
         for entry in held {
+            let delivery = entry.delivery;
             let spec = Spec::parse(&entry.spec);
             let bytes_max = spec.as_ref().map_or(OUTPUT_BYTES_MAX, |spec| spec.output_bytes_max);
-            let ended = match (entry.outcome, spec) {
-                (Some(outcome), _) => outcome,
+            let (outcome, fresh) = match (entry.outcome, spec) {
+                (Some(outcome), _) => (outcome, false),
                 (None, spec) if entry.running => {
                     let mut outcome = Outcome::without_run(State::Interrupted, INTERRUPTED);
                     if spec.is_ok() {
-                        [outcome.stdout, outcome.stderr] =
-                            Spool::salvage(&self.spool_folder, entry.delivery, bytes_max);
+                        [outcome.stdout, outcome.stderr] = Spool::salvage(&self.spool_folder, delivery, bytes_max);
                     }
-                    self.journal.write(Op::Finish(entry.delivery, outcome.clone())).await?;
-                    outcome
+                    (outcome, true)
                 }
                 (None, Ok(spec)) => {
-                    let cancel = self.board.recover(entry.delivery, Phase::Accepted, None);
-                    self.admit(entry.delivery, spec, cancel, None);
+                    let cancel = self.board.recover(delivery, Phase::Accepted, None);
+                    self.admit(delivery, spec, cancel, None);
                     continue;
                 }
                 // A newer build accepted it, and this one cannot read it.
-                (None, Err(why)) => {
-                    let outcome = Outcome::without_run(State::Refused, why.to_string());
-                    self.journal.write(Op::Finish(entry.delivery, outcome.clone())).await?;
-                    outcome
-                }
+                (None, Err(why)) => (Outcome::without_run(State::Refused, why.to_string()), true),
             };
-            let spool = Spool::reopen(&self.spool_folder, entry.delivery, bytes_max, &ended);
-            self.board.recover(entry.delivery, Phase::Ended(ended), Some(Arc::new(spool)));
+            if fresh && !self.write_surely(delivery, Op::Finish(delivery, outcome.clone())).await {
+                return;
+            }
+            let spool = Spool::reopen(&self.spool_folder, delivery, bytes_max, &outcome);
+            self.board.recover(delivery, Phase::Ended(outcome), Some(Arc::new(spool)));
         }
-        Ok(())
+        let known = self.board.deliveries();
+        if let Err(why) = spool::sweep(&self.spool_folder, &known) {
+            warn!("left-over output cannot be removed: {why}");
+        }
     }
 
     /// Runs an accepted delivery when its turn comes. With a slot its start is in the journal already.

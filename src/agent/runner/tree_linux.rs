@@ -72,6 +72,11 @@ pub fn reap() -> Option<Reaped> {
     }
 }
 
+/// Reaps a dead child, if there is one.
+pub fn reap_one() -> bool {
+    matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
+}
+
 /// The polite signal to the whole tree.
 pub fn terminate(leader: Pid) {
     signal_all(leader, Signal::SIGTERM);

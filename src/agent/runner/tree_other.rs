@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, killpg};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -61,6 +61,11 @@ pub fn reap() -> Option<Reaped> {
             Err(_) => return None,
         }
     }
+}
+
+/// Reaps a dead child, if there is one.
+pub fn reap_one() -> bool {
+    matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
 }
 
 /// The polite signal to the group.
