@@ -1,11 +1,9 @@
 //! Bells: wake-ups that carry no data.
 //!
-//! A board is a fixed array of wake-ups, indexed by a hash of an id. There is no map, no registration and no
-//! lock that outlives the ring, so ringing can neither block nor fail. Two ids may share a slot: the price is a
-//! spare look at the database. A lost ring costs latency, never delivery: whoever waits also polls.
+//! A board is a fixed array of wake-ups, indexed by a row number. There is no map, no registration and no lock
+//! that outlives the ring, so ringing can neither block nor fail. Two rows may share a slot: the price is a spare
+//! look at the database. A lost ring costs latency, never delivery: whoever waits also polls.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -16,25 +14,24 @@ pub const BELL_SLOTS: usize = 4096;
 #[derive(Debug)]
 pub struct BellBoard {
     slots: Box<[Notify]>,
-    hasher: RandomState,
 }
 
 impl Default for BellBoard {
     fn default() -> Self {
-        Self { slots: (0..BELL_SLOTS).map(|_| Notify::new()).collect(), hasher: RandomState::new() }
+        Self { slots: (0..BELL_SLOTS).map(|_| Notify::new()).collect() }
     }
 }
 
 impl BellBoard {
-    fn slot(&self, id: &[u8; 16]) -> &Notify {
-        let slots = self.slots.len() as u64;
-        let index = usize::try_from(self.hasher.hash_one(id) % slots).unwrap_or(0);
-        &self.slots[index]
+    fn slot(&self, row: i64) -> &Notify {
+        // Row numbers are handed out one by one, so they spread evenly without a hash.
+        let index = row.rem_euclid(BELL_SLOTS as i64);
+        &self.slots[usize::try_from(index).unwrap_or(0)]
     }
 
-    /// Wakes everybody who listens for `id`. Call it after the commit, or the woken find nothing.
-    pub fn ring(&self, id: &[u8; 16]) {
-        self.slot(id).notify_waiters();
+    /// Wakes everybody who listens for `row`. Call it after the commit, or the woken find nothing.
+    pub fn ring(&self, row: i64) {
+        self.slot(row).notify_waiters();
     }
 
     /// Wakes everybody: the database changed without us.
@@ -44,12 +41,12 @@ impl BellBoard {
         }
     }
 
-    /// A future that ends at the next ring for `id`.
+    /// A future that ends at the next ring for `row`.
     ///
     /// A ring is heard from this call on, even before the future is first polled (tokio's `Notify` counts
     /// `notify_waiters` from the creation of the future). Call it *before* looking at the database.
-    pub fn listen(&self, id: &[u8; 16]) -> Notified<'_> {
-        self.slot(id).notified()
+    pub fn listen(&self, row: i64) -> Notified<'_> {
+        self.slot(row).notified()
     }
 }
 
@@ -60,10 +57,10 @@ mod tests {
     #[tokio::test]
     async fn a_ring_between_listen_and_await_is_heard() {
         let board = BellBoard::default();
-        let heard = board.listen(&[7; 16]);
-        board.ring(&[7; 16]);
+        let heard = board.listen(7);
+        board.ring(7);
         heard.await;
-        let heard = board.listen(&[8; 16]);
+        let heard = board.listen(-8);
         board.ring_all();
         heard.await;
     }

@@ -30,7 +30,8 @@ pub enum State {
     Expired,
     /// The agent would not run it.
     Refused,
-    /// Accepted, and no report by timeout + grace, or the agent no longer knows it. A late true outcome replaces it.
+    /// Accepted, and no report by timeout + grace, or the agent no longer knows it; or dispatched, never acknowledged,
+    /// and its time is over, so that it may have run. A late true outcome replaces it.
     Lost,
 }
 
@@ -54,7 +55,7 @@ impl State {
     pub fn may_become(self, next: State) -> bool {
         use State::*;
         match self {
-            Queued => matches!(next, Accepted | Expired | Cancelled),
+            Queued => matches!(next, Accepted | Expired | Cancelled | Lost),
             Accepted => matches!(next, Running | Cancelled | Expired | Refused | Lost),
             Running => matches!(next, Succeeded | Failed | TimedOut | Cancelled | Interrupted | Lost),
             // A late true outcome.

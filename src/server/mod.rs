@@ -1,1 +1,27 @@
-//! Floor 3 (work in progress).
+//! Floor 3: the server: HTTP interface, agents' sessions, reaper.
+//!
+//! [`serve`] starts and drains it, [`listener`] accepts connections, [`routes`] is the whole HTTP interface in one
+//! table, [`session`] is one agent's connection.
+
+pub mod admission;
+pub mod agents;
+pub mod app;
+pub mod call;
+pub mod commands;
+pub mod enroll;
+pub mod error;
+pub mod events;
+pub mod folder;
+pub mod health;
+pub mod joins;
+pub mod listener;
+pub mod metrics;
+pub mod outside;
+pub mod presence;
+pub mod reaper;
+pub mod routes;
+pub mod serve;
+pub mod session;
+pub mod submit;
+pub mod tokens;
+pub mod upgrade;

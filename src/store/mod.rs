@@ -1,1 +1,27 @@
-//! Floor 3 (work in progress).
+//! Floor 2: all SQL of the server. Knows no network.
+//!
+//! One thread owns the write connection ([`commit`]) and applies [`op`]erations in groups; reads come from a pool
+//! ([`pool`]). Each operation is one file, named by its verb or noun.
+
+pub mod agents;
+pub mod audit;
+pub mod cancel;
+pub mod commit;
+pub mod disk;
+pub mod enqueue;
+pub mod enroll;
+pub mod error;
+pub mod history;
+pub mod joins;
+pub mod migrate;
+pub mod op;
+pub mod outbox;
+pub mod output;
+pub mod pool;
+pub mod progress;
+pub mod reap;
+pub mod retain;
+pub mod session;
+pub mod store;
+pub mod tokens;
+pub mod transition;

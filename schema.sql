@@ -1,0 +1,159 @@
+-- The whole current schema of the server's database. A new file is made from this; an older file is taken here
+-- step by step by src/store/migrate.rs, and a test holds the two together.
+-- Times are Unix milliseconds by the server's clock. Ids are UUIDv7, 16 bytes; `seq` numbers order rows here.
+-- The states and their moves are those of src/protocol/state.rs; a property test compares.
+
+-- Which database this is. Exactly one row.
+CREATE TABLE server (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),    -- keeps it at one row
+    id          BLOB NOT NULL CHECK (length(id) = 16),  -- in join strings, and signed by agents
+    created_ms  INTEGER NOT NULL                        -- when the file was made
+) STRICT;
+
+-- Operators' tokens. The secret itself is nowhere.
+CREATE TABLE tokens (
+    seq         INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    name        TEXT NOT NULL,                          -- whose; shown in history
+    role        TEXT NOT NULL CHECK (role IN ('viewer', 'technician', 'owner')),
+    hash        BLOB NOT NULL UNIQUE CHECK (length(hash) = 32), -- SHA-256 of the token
+    created_ms  INTEGER NOT NULL,
+    expires_ms  INTEGER,                                -- NULL: until revoked
+    revoked_ms  INTEGER                                 -- NULL: good
+) STRICT;
+CREATE UNIQUE INDEX tokens_name ON tokens (name) WHERE revoked_ms IS NULL;
+
+-- Join strings, by which agents enroll.
+CREATE TABLE joins (
+    seq         INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    hash        BLOB NOT NULL UNIQUE CHECK (length(hash) = 32), -- SHA-256 of the secret in the string
+    created_ms  INTEGER NOT NULL,
+    created_by  TEXT NOT NULL,                          -- name of the token that made it
+    expires_ms  INTEGER NOT NULL,
+    uses_max    INTEGER NOT NULL CHECK (uses_max >= 1),
+    uses        INTEGER NOT NULL DEFAULT 0 CHECK (uses BETWEEN 0 AND uses_max),
+    revoked_ms  INTEGER                                 -- NULL: not revoked
+) STRICT;
+
+-- Enrolled agents.
+CREATE TABLE agents (
+    seq         INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    name        TEXT NOT NULL,                          -- a label: two agents may share one
+    public_key  BLOB NOT NULL UNIQUE CHECK (length(public_key) = 32), -- Ed25519; the private key never leaves the agent
+    tags        TEXT NOT NULL CHECK (json_type(tags) = 'object'),     -- key to value
+    join_seq    INTEGER NOT NULL REFERENCES joins (seq), -- what it enrolled with
+    enrolled_ms INTEGER NOT NULL,
+    revoked_ms  INTEGER,                                -- NULL: not revoked
+    epoch       INTEGER NOT NULL DEFAULT 0,             -- of the latest session; only grows
+    session_open INTEGER NOT NULL DEFAULT 0 CHECK (session_open IN (0, 1)), -- 1: that session has not ended in order
+    connected_ms INTEGER,                               -- when the latest session began
+    proven_ms   INTEGER,                                -- last proven round trip, written when a session ends
+    close_reason TEXT,                                  -- why the latest session ended
+    closed_ms   INTEGER,                                -- when it ended
+    version     TEXT,                                   -- of the agent, from its latest hello
+    os          TEXT,                                   -- likewise
+    facts       TEXT CHECK (facts IS NULL OR json_valid(facts)) -- host inventory
+) STRICT;
+CREATE INDEX agents_name ON agents (name) WHERE revoked_ms IS NULL;
+
+-- What was asked, once.
+CREATE TABLE commands (
+    seq         INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    created_ms  INTEGER NOT NULL,
+    token_seq   INTEGER NOT NULL REFERENCES tokens (seq), -- who asked
+    spec        TEXT NOT NULL,                          -- the specification document, byte for byte
+    timeout_ms  INTEGER NOT NULL CHECK (timeout_ms > 0), -- copied from the document
+    not_after_ms INTEGER NOT NULL,                      -- copied from the document
+    output_bytes_max INTEGER NOT NULL CHECK (output_bytes_max >= 0), -- copied from the document; for each stream
+    note        TEXT,                                   -- for people
+    idempotency_key TEXT,                               -- the client's; NULL: none given
+    idempotency_hash BLOB CHECK (idempotency_hash IS NULL OR length(idempotency_hash) = 32) -- SHA-256 of target and body
+) STRICT;
+CREATE UNIQUE INDEX commands_idempotency ON commands (token_seq, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX commands_created ON commands (created_ms);
+
+-- One command for one agent. The rows in state 'queued' are the outbox.
+CREATE TABLE deliveries (
+    seq         INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    command_seq INTEGER NOT NULL REFERENCES commands (seq) ON DELETE CASCADE,
+    agent_seq   INTEGER NOT NULL REFERENCES agents (seq),
+    state       TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'accepted', 'running', 'succeeded', 'failed',
+                    'timed_out', 'cancelled', 'interrupted', 'expired', 'refused', 'lost')),
+    attempt     INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0), -- dispatches so far; only grows
+    in_doubt    INTEGER NOT NULL DEFAULT 0 CHECK (in_doubt IN (0, 1)), -- 1: dispatched, and no hello has told since whether it arrived
+    due_ms      INTEGER NOT NULL,                       -- when the reaper looks at it, while not terminal
+    cancel_requested_ms INTEGER,                        -- somebody asked to cancel what the agent holds or may hold
+    accepted_ms INTEGER,
+    started_ms  INTEGER,
+    finished_ms INTEGER,
+    exit_code   INTEGER,
+    signal      INTEGER,
+    reason      TEXT,                                   -- why, where state and code do not say it all
+    duration_ms INTEGER CHECK (duration_ms IS NULL OR duration_ms >= 0), -- by the agent's monotonic clock
+    stdout_next INTEGER NOT NULL DEFAULT 0,             -- position after the last stored byte
+    stdout_kept INTEGER NOT NULL DEFAULT 0,             -- bytes stored
+    stdout_bytes INTEGER,                               -- all that was written; known at the end
+    stderr_next INTEGER NOT NULL DEFAULT 0,
+    stderr_kept INTEGER NOT NULL DEFAULT 0,
+    stderr_bytes INTEGER,
+    UNIQUE (command_seq, agent_seq),
+    CHECK (state <> 'queued' OR (accepted_ms IS NULL AND started_ms IS NULL)),
+    CHECK (state <> 'accepted' OR (accepted_ms IS NOT NULL AND started_ms IS NULL)),
+    CHECK (state <> 'running' OR (accepted_ms IS NOT NULL AND started_ms IS NOT NULL)),
+    CHECK ((finished_ms IS NOT NULL) = (state NOT IN ('queued', 'accepted', 'running'))),
+    CHECK (state <> 'succeeded' OR exit_code = 0),
+    CHECK (exit_code IS NULL OR state NOT IN ('queued', 'accepted', 'running', 'expired', 'refused', 'lost'))
+) STRICT;
+-- A writer's look at its outbox and at what its agent holds: their cost does not grow with history.
+CREATE INDEX deliveries_outbox ON deliveries (agent_seq, seq) WHERE state = 'queued';
+CREATE INDEX deliveries_held ON deliveries (agent_seq, seq) WHERE state IN ('accepted', 'running');
+-- The reaper's next row.
+CREATE INDEX deliveries_due ON deliveries (due_ms) WHERE state IN ('queued', 'accepted', 'running');
+-- History of one agent.
+CREATE INDEX deliveries_agent ON deliveries (agent_seq, command_seq);
+
+-- Everything that happened to a delivery: its moves, and what else explains them.
+CREATE TABLE transitions (
+    seq         INTEGER PRIMARY KEY,                    -- order, and the cursor of event streams
+    delivery_seq INTEGER NOT NULL REFERENCES deliveries (seq) ON DELETE CASCADE,
+    at_ms       INTEGER NOT NULL,
+    before      TEXT NOT NULL,                          -- the state until then; '' for the first row
+    event       TEXT NOT NULL,                          -- the state from then on, or 'dispatched' or 'cancel_requested'
+    epoch       INTEGER,                                -- the session concerned
+    attempt     INTEGER,                                -- for 'dispatched'
+    cause       TEXT,                                   -- who or what
+    CHECK (event IN ('dispatched', 'cancel_requested') OR before || '>' || event IN (
+        '>queued',
+        'queued>accepted', 'queued>expired', 'queued>cancelled', 'queued>lost',
+        'accepted>running', 'accepted>cancelled', 'accepted>expired', 'accepted>refused', 'accepted>lost',
+        'running>succeeded', 'running>failed', 'running>timed_out', 'running>cancelled', 'running>interrupted', 'running>lost',
+        'lost>succeeded', 'lost>failed', 'lost>timed_out', 'lost>cancelled', 'lost>interrupted', 'lost>expired', 'lost>refused'))
+) STRICT;
+CREATE INDEX transitions_delivery ON transitions (delivery_seq, seq);
+
+-- Stored output, in pieces as they came.
+CREATE TABLE output (
+    seq         INTEGER PRIMARY KEY,                    -- order, and the cursor of event streams
+    delivery_seq INTEGER NOT NULL REFERENCES deliveries (seq) ON DELETE CASCADE,
+    stream      INTEGER NOT NULL CHECK (stream IN (1, 2)), -- 1 standard output, 2 standard error
+    offset      INTEGER NOT NULL CHECK (offset >= 0),   -- position of the first byte in the whole stream
+    bytes       BLOB NOT NULL CHECK (length(bytes) > 0)
+) STRICT;
+CREATE UNIQUE INDEX output_position ON output (delivery_seq, stream, offset);
+
+-- Who did what, in the transaction that did it. Rows are never changed.
+CREATE TABLE audit (
+    seq         INTEGER PRIMARY KEY,
+    at_ms       INTEGER NOT NULL,
+    actor       TEXT NOT NULL,                          -- name of the token, or which part of the server
+    peer        TEXT,                                   -- the address it came from
+    action      TEXT NOT NULL,                          -- such as 'command.submit'
+    target      TEXT,                                   -- id of what was acted on
+    detail      TEXT CHECK (detail IS NULL OR json_valid(detail)) -- the rest, as JSON
+) STRICT;
+CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'audit rows are never changed'); END;
+CREATE TRIGGER audit_is_never_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'audit rows are never deleted'); END;

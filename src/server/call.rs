@@ -1,0 +1,199 @@
+//! One request: its parts, its body within limits, and who calls.
+
+use super::app::App;
+use super::error::ApiError;
+use super::listener::Connection;
+use crate::protocol::http::{BODY_BYTES_MAX, Role};
+use crate::protocol::ids::RequestId;
+use crate::secret::Secret;
+use crate::store::audit::Actor;
+use bytes::{Buf, BytesMut};
+use futures_util::{Stream, StreamExt};
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Method, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use warp::reply::Response;
+
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A request's body, piece by piece.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<bytes::Bytes, warp::Error>> + Send>>;
+
+/// A request.
+pub struct Call {
+    /// The server.
+    pub app: Arc<App>,
+    /// For the log and for problem documents.
+    pub request_id: RequestId,
+    /// The connection it came on.
+    pub connection: Connection,
+    /// Its method.
+    pub method: Method,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its query string, still encoded.
+    pub query: String,
+    /// Its body, still to be read. The lock is never taken: it only lets a `Call` be shared.
+    pub body: Mutex<Pieces>,
+    /// The other end's offer to switch protocols.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+/// Query parameters by name. Repeated ones keep all their values.
+pub struct Query(BTreeMap<String, Vec<String>>);
+
+impl Query {
+    /// The value of a parameter that may be given once.
+    ///
+    /// # Errors
+    /// 422 when it is there twice, or does not parse.
+    pub fn one<T>(&self, name: &str) -> Result<Option<T>, ApiError>
+    where
+        T: std::str::FromStr,
+        T::Err: std::fmt::Display,
+    {
+        match self.all(name) {
+            [] => Ok(None),
+            [value] => value.parse().map(Some).map_err(|error| ApiError::field(name, error)),
+            _ => Err(ApiError::field(name, "is given more than once")),
+        }
+    }
+
+    /// All values of a parameter.
+    pub fn all(&self, name: &str) -> &[String] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Call {
+    /// Reads the query; every parameter must be among `known`.
+    ///
+    /// # Errors
+    /// 422 naming an unknown parameter, 400 for one that cannot be decoded.
+    pub fn query(&self, known: &[&str]) -> Result<Query, ApiError> {
+        let pairs: Vec<(String, String)> = serde_urlencoded::from_str(&self.query)
+            .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()))?;
+        let mut query: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in pairs {
+            if !known.contains(&name.as_str()) {
+                let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(ApiError::field(
+                    name.chars().take(64).collect::<String>(),
+                    format!("is no parameter here; there are: {takes}"),
+                ));
+            }
+            query.entry(name).or_default().push(value);
+        }
+        Ok(Query(query))
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// 413 over [`BODY_BYTES_MAX`], 408 when it takes longer than [`BODY_TIMEOUT`], 400 when it breaks off.
+    pub async fn bytes(&mut self) -> Result<BytesMut, ApiError> {
+        let pieces = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let read = async {
+            let mut body = BytesMut::new();
+            while let Some(piece) = pieces.next().await {
+                let piece = piece.map_err(|_| {
+                    ApiError::new(StatusCode::BAD_REQUEST, "bad_body", "the body broke off: send it again")
+                })?;
+                if body.len() + piece.len() > BODY_BYTES_MAX {
+                    let detail = format!("the body has more than {BODY_BYTES_MAX} bytes");
+                    return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
+                }
+                body.extend_from_slice(&piece);
+            }
+            Ok(body)
+        };
+        tokio::time::timeout(BODY_TIMEOUT, read).await.unwrap_or_else(|_| {
+            let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "timeout", detail))
+        })
+    }
+
+    /// Reads the body as JSON. An empty body reads as `{}`.
+    ///
+    /// # Errors
+    /// As [`Call::bytes`]; 400 for what is no JSON, 422 naming the field for what does not fit.
+    pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
+        let body = self.bytes().await?;
+        parse_json(&body)
+    }
+
+    /// The caller, if the token is good for `role`.
+    ///
+    /// # Errors
+    /// 401 without a good token, 403 for a role too low.
+    pub async fn authorize(&self, role: Role) -> Result<Actor, ApiError> {
+        let token = self.bearer().ok_or_else(ApiError::unauthorized)?;
+        let bearer = self.app.store.bearer(token.hash()).await?.ok_or_else(ApiError::unauthorized)?;
+        if bearer.role < role {
+            let detail = format!("this needs the role {}; the token has {}", role.as_str(), bearer.role.as_str());
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));
+        }
+        Ok(Actor { token_seq: Some(bearer.seq), name: bearer.name, peer: Some(self.connection.peer.to_string()) })
+    }
+
+    /// The bearer token in the request, good or not.
+    pub fn bearer(&self) -> Option<Secret> {
+        let (scheme, token) = self.headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
+    }
+
+    /// Health and metrics: open on loopback, elsewhere with any token.
+    ///
+    /// # Errors
+    /// As [`Call::authorize`].
+    pub async fn authorize_health(&self) -> Result<(), ApiError> {
+        if self.app.open_on_loopback && self.connection.peer.ip().is_loopback() {
+            return Ok(());
+        }
+        self.authorize(Role::Viewer).await.map(drop)
+    }
+}
+
+/// Reads JSON with the field's name in the error.
+///
+/// # Errors
+/// 400 for what is no JSON, 422 for what does not fit.
+pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    let body = if body.has_remaining() { body } else { b"{}" };
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        if !inner.is_data() {
+            return ApiError::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is not JSON: {inner}"));
+        }
+        // A document that fails as a whole (a missing or unknown field) has no path; the message names the field.
+        let field = if path == "." { quoted_in(&inner.to_string()).unwrap_or(path) } else { path };
+        ApiError::field(field, inner)
+    })?;
+    reader.end().map_err(|error| {
+        ApiError::new(StatusCode::BAD_REQUEST, "bad_json", format!("the body is not JSON: {error}"))
+    })?;
+    Ok(value)
+}
+
+fn quoted_in(message: &str) -> Option<String> {
+    message.split('`').nth(1).map(str::to_owned)
+}
+
+/// An answer with a JSON body.
+pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Result<Response, ApiError> {
+    let text = serde_json::to_string(body).map_err(ApiError::internal)?;
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    Ok(response)
+}

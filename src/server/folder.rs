@@ -1,0 +1,103 @@
+//! The server's data folder: private, used by one server at a time, with the owner's token in it.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The owner's token, made at the first start.
+pub const OWNER_TOKEN_FILE: &str = "owner.token";
+/// The address that the server listens on, while it runs.
+pub const LISTEN_FILE: &str = "listen";
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It cannot be made, read or written.
+    #[error(
+        "the data folder {path} cannot be used: {source}; check its owner and rights, or choose another with --data"
+    )]
+    Unusable {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another server runs on it.
+    #[error("another server is using the data folder {0}; stop it first, or choose another folder with --data")]
+    InUse(PathBuf),
+}
+
+/// A data folder that this process alone uses, until dropped.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder (0700) if it is missing, and locks it.
+    ///
+    /// # Errors
+    /// [`FolderError`].
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let unusable = |source| FolderError::Unusable { path: path.to_owned(), source };
+        make_private(path).map_err(unusable)?;
+        let lock = private_file(&path.join("lock")).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(FolderError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => Err(unusable(source)),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a small file whole or not at all, readable by its owner only.
+    ///
+    /// # Errors
+    /// [`FolderError::Unusable`].
+    pub fn write(&self, name: &str, text: &str) -> Result<(), FolderError> {
+        let path = self.path.join(name);
+        let fresh = self.path.join(format!("{name}.new"));
+        let written = private_file(&fresh).and_then(|mut file| {
+            file.set_len(0)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            File::open(&self.path)?.sync_all()
+        });
+        written.map_err(|source| FolderError::Unusable { path, source })
+    }
+
+    /// Removes a file, if it is there.
+    pub fn remove(&self, name: &str) {
+        let _ = fs::remove_file(self.path.join(name));
+    }
+
+    /// Whether a file is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.path.join(name).exists()
+    }
+}
+
+#[cfg(unix)]
+fn make_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(not(unix))]
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}

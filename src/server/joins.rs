@@ -1,0 +1,77 @@
+//! Join strings: made, listed, revoked.
+
+use super::call::{Call, json};
+use super::commands::id;
+use super::error::ApiError;
+use crate::http_client::ServerUrl;
+use crate::protocol::http::{JoinRequest, JoinsResponse, Role};
+use crate::protocol::join::JoinString;
+use crate::secret::Secret;
+use crate::store::joins::{CreateJoin, RevokeJoin};
+use hyper::StatusCode;
+use warp::reply::Response;
+
+/// Good for this long when nothing is said, in seconds.
+pub const EXPIRES_S_DEFAULT: f64 = 86_400.0;
+/// Longest life of a join string or limited token, in seconds (a year).
+pub const EXPIRES_S_MAX: f64 = 365.0 * 86_400.0;
+/// Most agents of one join string.
+pub const USES_MAX: u32 = 10_000;
+
+/// Reads a life time, in milliseconds.
+///
+/// # Errors
+/// 422 outside one second to a year.
+pub fn expires_ms(seconds: f64) -> Result<i64, ApiError> {
+    if (1.0..=EXPIRES_S_MAX).contains(&seconds) {
+        Ok((seconds * 1000.0) as i64)
+    } else {
+        Err(ApiError::field("expires_s", format!("is {seconds}; 1 to {EXPIRES_S_MAX} seconds are allowed")))
+    }
+}
+
+/// `POST /api/join`.
+///
+/// # Errors
+/// 401, 403, 422, 503.
+pub async fn create(mut call: Call) -> Result<Response, ApiError> {
+    let actor = call.authorize(Role::Owner).await?;
+    call.query(&[])?;
+    let request: JoinRequest = call.json().await?;
+    let uses_max = request.uses.unwrap_or(1);
+    if !(1..=USES_MAX).contains(&uses_max) {
+        return Err(ApiError::field("uses", format!("is {uses_max}; 1 to {USES_MAX} are allowed")));
+    }
+    let life_ms = expires_ms(request.expires_s.unwrap_or(EXPIRES_S_DEFAULT))?;
+    let url = match request.server_url {
+        None => call.app.url.clone(),
+        Some(url) => ServerUrl::parse(&url).map_err(|error| ApiError::field("server_url", error))?.to_string(),
+    };
+    let store = &call.app.store;
+    let secret = Secret::generate("");
+    let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms: store.clock.now_ms() + life_ms };
+    let mut made = store.try_write(operation).await?;
+    made.join = Some(JoinString { url, server_id: store.server_id, secret }.encode());
+    json(StatusCode::CREATED, &made)
+}
+
+/// `GET /api/join`.
+///
+/// # Errors
+/// 401, 403.
+pub async fn list(call: Call) -> Result<Response, ApiError> {
+    call.authorize(Role::Owner).await?;
+    call.query(&[])?;
+    json(StatusCode::OK, &JoinsResponse { joins: call.app.store.joins().await? })
+}
+
+/// `DELETE /api/join/{id}`.
+///
+/// # Errors
+/// 401, 403, 404, 503.
+pub async fn revoke(call: Call, join: &str) -> Result<Response, ApiError> {
+    let actor = call.authorize(Role::Owner).await?;
+    call.query(&[])?;
+    call.app.store.try_write(RevokeJoin { actor, id: id(join)? }).await?;
+    json(StatusCode::OK, &serde_json::json!({}))
+}

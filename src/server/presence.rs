@@ -1,0 +1,104 @@
+//! Who is connected: memory that sessions write and lists read. Never on the send path, and nothing is decided by it,
+//! except that an older connection of the same agent is told to go.
+
+use crate::protocol::close::CloseReason;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio_util::sync::CancellationToken;
+
+/// One session, as its two halves and the lists share it.
+#[derive(Debug)]
+pub struct Standing {
+    /// The session's epoch.
+    pub epoch: u64,
+    /// When it was authenticated, in Unix milliseconds.
+    pub connected_ms: i64,
+    /// Its last proven round trip, in Unix milliseconds.
+    pub proven_ms: AtomicI64,
+    /// The reader is waiting for us and not for the socket, so that a pong may lie unread.
+    pub held_up: AtomicBool,
+    end: CancellationToken,
+    reason: OnceLock<CloseReason>,
+}
+
+impl Standing {
+    /// A session that begins now. Its authentication was a round trip.
+    pub fn new(epoch: u64, now_ms: i64) -> Self {
+        Self {
+            epoch,
+            connected_ms: now_ms,
+            proven_ms: AtomicI64::new(now_ms),
+            held_up: AtomicBool::new(false),
+            end: CancellationToken::new(),
+            reason: OnceLock::new(),
+        }
+    }
+
+    /// Ends the session. The first reason counts.
+    pub fn end(&self, reason: CloseReason) {
+        let _ = self.reason.set(reason);
+        self.end.cancel();
+    }
+
+    /// Waits until somebody ends the session.
+    pub async fn ended(&self) {
+        self.end.cancelled().await;
+    }
+
+    /// Why it ended; a connection lost, if nobody said.
+    pub fn reason(&self) -> CloseReason {
+        self.reason.get().copied().unwrap_or(CloseReason::ConnectionLost)
+    }
+}
+
+/// The sessions that stand, by their agents' row numbers.
+#[derive(Debug, Default)]
+pub struct Presence {
+    sessions: Mutex<HashMap<i64, Arc<Standing>>>,
+}
+
+impl Presence {
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Arc<Standing>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session begins. An older one of the same agent is ended; if this is the older one, it is.
+    pub fn begin(&self, agent_seq: i64, standing: &Arc<Standing>) {
+        let older = {
+            let mut sessions = self.sessions();
+            match sessions.get(&agent_seq) {
+                Some(newer) if newer.epoch > standing.epoch => Some(Arc::clone(standing)),
+                _ => sessions.insert(agent_seq, Arc::clone(standing)),
+            }
+        };
+        if let Some(older) = older {
+            older.end(CloseReason::Superseded);
+        }
+    }
+
+    /// A session has ended.
+    pub fn end(&self, agent_seq: i64, epoch: u64) {
+        let mut sessions = self.sessions();
+        if sessions.get(&agent_seq).is_some_and(|standing| standing.epoch == epoch) {
+            sessions.remove(&agent_seq);
+        }
+    }
+
+    /// The agent's session, if one stands.
+    pub fn get(&self, agent_seq: i64) -> Option<Arc<Standing>> {
+        self.sessions().get(&agent_seq).cloned()
+    }
+
+    /// How many stand.
+    pub fn count(&self) -> usize {
+        self.sessions().len()
+    }
+}
+
+impl Standing {
+    /// Notes a proven round trip.
+    pub fn prove(&self, now_ms: i64) {
+        self.proven_ms.store(now_ms, Ordering::Relaxed);
+    }
+}

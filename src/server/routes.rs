@@ -1,0 +1,217 @@
+//! The whole HTTP interface in one table: warp's filters read the path, one `match` names who answers.
+
+use super::app::App;
+use super::call::{Call, Pieces};
+use super::error::ApiError;
+use super::listener::Connection;
+use super::{agents, commands, enroll, events, health, joins, submit, tokens, upgrade};
+use crate::protocol::ids::RequestId;
+use bytes::Buf;
+use futures_util::StreamExt;
+use hyper::header::{CACHE_CONTROL, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method};
+use percent_encoding::percent_decode_str;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+use warp::{Filter, Rejection, path};
+
+/// What a path names.
+#[derive(Clone, Debug)]
+enum Resource {
+    Commands,
+    Command(String),
+    CommandOutput(String),
+    CommandEvents(String),
+    CommandCancel(String),
+    Agents,
+    Agent(String),
+    AgentCommand(String),
+    Joins,
+    Join(String),
+    Enroll,
+    Tokens,
+    Token(String),
+    Health,
+    Ready,
+    Metrics,
+    AgentSocket,
+    AgentSpec(String),
+    Nothing,
+}
+
+impl Resource {
+    /// The route's name in metrics: the path with its variables.
+    fn route(&self) -> &'static str {
+        match self {
+            Self::Commands => "/api/commands",
+            Self::Command(_) => "/api/commands/{id}",
+            Self::CommandOutput(_) => "/api/commands/{id}/output",
+            Self::CommandEvents(_) => "/api/commands/{id}/events",
+            Self::CommandCancel(_) => "/api/commands/{id}/cancel",
+            Self::Agents => "/api/agents",
+            Self::Agent(_) => "/api/agents/{agent}",
+            Self::AgentCommand(_) => "/api/agents/{agent}/command",
+            Self::Joins => "/api/join",
+            Self::Join(_) => "/api/join/{id}",
+            Self::Enroll => "/api/enroll",
+            Self::Tokens => "/api/tokens",
+            Self::Token(_) => "/api/tokens/{id}",
+            Self::Health => "/healthz",
+            Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::AgentSocket => "/agent/ws",
+            Self::AgentSpec(_) => "/agent/deliveries/{id}/spec",
+            Self::Nothing => "none",
+        }
+    }
+}
+
+/// Who answers what.
+async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
+    use Resource as R;
+    match (resource, call.method.as_str()) {
+        (R::Commands, "GET") => commands::list(call).await,
+        (R::Commands, "POST") => submit::to_many(call).await,
+        (R::Command(id), "GET") => commands::show(call, &id).await,
+        (R::CommandOutput(id), "GET") => commands::output(call, &id).await,
+        (R::CommandEvents(id), "GET") => events::stream(call, &id).await,
+        (R::CommandCancel(id), "POST") => commands::cancel(call, &id).await,
+        (R::Agents, "GET") => agents::list(call).await,
+        (R::Agent(key), "GET") => agents::show(call, key).await,
+        (R::Agent(key), "DELETE") => agents::revoke(call, key).await,
+        (R::AgentCommand(key), "POST") => submit::to_one(call, key).await,
+        (R::Joins, "GET") => joins::list(call).await,
+        (R::Joins, "POST") => joins::create(call).await,
+        (R::Join(id), "DELETE") => joins::revoke(call, &id).await,
+        (R::Enroll, "POST") => enroll::enroll(call).await,
+        (R::Tokens, "GET") => tokens::list(call).await,
+        (R::Tokens, "POST") => tokens::create(call).await,
+        (R::Token(id), "DELETE") => tokens::revoke(call, &id).await,
+        (R::Health, "GET") => health::alive(call).await,
+        (R::Ready, "GET") => health::ready(call).await,
+        (R::Metrics, "GET") => health::metrics(call).await,
+        (R::AgentSocket, "GET") => upgrade::socket(call).await,
+        (R::AgentSpec(id), "GET") => enroll::spec(call, &id).await,
+        (R::Nothing, _) => Err(ApiError::no_route()),
+        (R::Commands | R::Joins | R::Tokens, _) => Err(ApiError::method("GET, POST")),
+        (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
+        (R::Join(_) | R::Token(_), _) => Err(ApiError::method("DELETE")),
+        (R::CommandCancel(_) | R::AgentCommand(_) | R::Enroll, _) => Err(ApiError::method("POST")),
+        (
+            R::Command(_)
+            | R::CommandOutput(_)
+            | R::CommandEvents(_)
+            | R::Agents
+            | R::Health
+            | R::Ready
+            | R::Metrics
+            | R::AgentSocket
+            | R::AgentSpec(_),
+            _,
+        ) => Err(ApiError::method("GET")),
+    }
+}
+
+fn decoded(segment: &str) -> String {
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
+}
+
+fn resources() -> BoxedFilter<(Resource,)> {
+    fn with(resource: fn(String) -> Resource) -> impl Fn(String) -> Resource + Clone {
+        move |segment: String| resource(decoded(&segment))
+    }
+    let commands = path!("api" / "commands")
+        .map(|| Resource::Commands)
+        .or(path!("api" / "commands" / String).map(with(Resource::Command)))
+        .unify()
+        .or(path!("api" / "commands" / String / "output").map(with(Resource::CommandOutput)))
+        .unify()
+        .or(path!("api" / "commands" / String / "events").map(with(Resource::CommandEvents)))
+        .unify()
+        .or(path!("api" / "commands" / String / "cancel").map(with(Resource::CommandCancel)))
+        .unify()
+        .boxed();
+    let agents = path!("api" / "agents")
+        .map(|| Resource::Agents)
+        .or(path!("api" / "agents" / String).map(with(Resource::Agent)))
+        .unify()
+        .or(path!("api" / "agents" / String / "command").map(with(Resource::AgentCommand)))
+        .unify()
+        .or(path!("agent" / "ws").map(|| Resource::AgentSocket))
+        .unify()
+        .or(path!("agent" / "deliveries" / String / "spec").map(with(Resource::AgentSpec)))
+        .unify()
+        .boxed();
+    let rest = path!("api" / "join")
+        .map(|| Resource::Joins)
+        .or(path!("api" / "join" / String).map(with(Resource::Join)))
+        .unify()
+        .or(path!("api" / "enroll").map(|| Resource::Enroll))
+        .unify()
+        .or(path!("api" / "tokens").map(|| Resource::Tokens))
+        .unify()
+        .or(path!("api" / "tokens" / String).map(with(Resource::Token)))
+        .unify()
+        .or(path!("healthz").map(|| Resource::Health))
+        .unify()
+        .or(path!("readyz").map(|| Resource::Ready))
+        .unify()
+        .or(path!("metrics").map(|| Resource::Metrics))
+        .unify()
+        .boxed();
+    let nothing = warp::any().map(|| Resource::Nothing);
+    agents.or(commands).unify().or(rest).unify().or(nothing).unify().boxed()
+}
+
+/// The filter for one connection after the other. Every request gets an answer, errors too.
+pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
+    resources()
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(warp::query::raw().or(warp::any().map(String::new)).unify())
+        .and(warp::ext::get::<Connection>())
+        .and(warp::ext::optional::<hyper::upgrade::OnUpgrade>())
+        .and(warp::body::stream())
+        .then(move |resource: Resource, method, headers, query, connection, upgrade, body| {
+            let body: Pieces = Box::pin(StreamExt::map(body, whole));
+            let app = Arc::clone(&app);
+            respond(app, resource, method, headers, query, connection, upgrade, body)
+        })
+        .recover(|rejection: Rejection| async move {
+            // The paths' last branch takes everything, so this is one of warp's own objections.
+            let error = ApiError::internal(format!("{rejection:?}"));
+            Ok::<_, Infallible>(error.into_response(RequestId::new()))
+        })
+        .unify()
+}
+
+fn whole<B: Buf>(piece: Result<B, warp::Error>) -> Result<bytes::Bytes, warp::Error> {
+    piece.map(|mut piece| piece.copy_to_bytes(piece.remaining()))
+}
+
+#[allow(clippy::too_many_arguments)] // The parts of a request, as warp hands them over.
+async fn respond(
+    app: Arc<App>,
+    resource: Resource,
+    method: Method,
+    headers: HeaderMap,
+    query: String,
+    connection: Connection,
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    body: Pieces,
+) -> Response {
+    let request_id = RequestId::new();
+    let route = resource.route();
+    let metrics = Arc::clone(&app.metrics);
+    let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), upgrade };
+    let mut response = answer(resource, call).await.unwrap_or_else(|error| error.into_response(request_id));
+    metrics.answered(route, response.status().as_u16());
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
+        headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,141 @@
+//! Challenge, hello, welcome.
+
+use crate::protocol::close::CloseReason;
+use crate::protocol::frame::{
+    AgentFrame, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
+};
+use crate::secret::random;
+use crate::server::app::App;
+use crate::server::presence::Standing;
+use crate::server::upgrade::Socket;
+use crate::store::agents::AgentKey;
+use crate::store::error::StoreError;
+use crate::store::session::BeginSession;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::{SinkExt, StreamExt};
+use ring::signature::{ED25519, UnparsedPublicKey};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+/// What is logged of a connection that becomes no session.
+pub const HELLO_LOG: &str = "a connection was not authenticated";
+/// Longest version or system name kept, in characters.
+const LABEL_CHARS_MAX: usize = 64;
+/// How long a close frame may take.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// An authenticated session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// Its label.
+    pub name: String,
+    /// What its halves and the lists share.
+    pub standing: Arc<Standing>,
+}
+
+/// A close frame for a reason.
+pub fn close_frame(reason: CloseReason) -> Message {
+    Message::Close(Some(CloseFrame { code: reason.code().into(), reason: reason.as_str().into() }))
+}
+
+/// Authenticates the peer and begins its session.
+///
+/// # Errors
+/// Why the connection was closed.
+pub async fn handshake(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
+    let stop = app.tasks.stop_token();
+    let result = tokio::select! {
+        result = authenticate(app, socket) => result,
+        () = stop.cancelled() => Err(CloseReason::Draining),
+    };
+    if let Err(reason) = result {
+        let _ = timeout(CLOSE_TIMEOUT, socket.send(close_frame(reason))).await;
+    }
+    result
+}
+
+async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
+    let nonce = random::<32>();
+    let challenge = ServerFrame::Challenge { nonce: URL_SAFE_NO_PAD.encode(nonce), server_id: app.store.server_id };
+    send(app, socket, &challenge).await?;
+    let hello =
+        timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
+    let key = check(app, &nonce, &hello).await?;
+    let begin = BeginSession {
+        agent_seq: key.seq,
+        version: label(&hello.version),
+        os: label(&hello.os),
+        journal: hello.journal,
+    };
+    let begun = app.store.write(begin).await.map_err(|error| match error {
+        // Revoked since the key was read.
+        StoreError::NotFound { .. } => CloseReason::Revoked,
+        error => {
+            tracing::warn!(%error, "a session could not be begun");
+            CloseReason::ServerStorage
+        }
+    })?;
+    let now_ms = app.store.clock.now_ms();
+    let keepalive = &app.keepalive;
+    let welcome = ServerFrame::Welcome {
+        epoch: begun.epoch,
+        server_time_ms: now_ms,
+        ping_interval_ms: ms(keepalive.ping_interval),
+        pong_timeout_ms: ms(keepalive.pong_timeout),
+        window: keepalive.window,
+        fetch_token: app.fetch_token(hello.agent_id),
+        journal: begun.verdicts,
+    };
+    send(app, socket, &welcome).await?;
+    let standing = Arc::new(Standing::new(begun.epoch, now_ms));
+    Ok(Session { agent_seq: key.seq, name: key.name, standing })
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn label(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(LABEL_CHARS_MAX).collect()
+}
+
+async fn send(app: &App, socket: &mut Socket, frame: &ServerFrame) -> Result<(), CloseReason> {
+    match timeout(app.keepalive.write_timeout, socket.send(Message::text(encode(frame)))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(CloseReason::ConnectionLost),
+        Err(_) => Err(CloseReason::WriteTimeout),
+    }
+}
+
+async fn receive_hello(socket: &mut Socket) -> Result<Hello, CloseReason> {
+    loop {
+        match socket.next().await {
+            Some(Ok(Message::Text(text))) => match decode::<AgentFrame>(&text) {
+                Ok(AgentFrame::Hello(hello)) if hello.journal.len() <= JOURNAL_ENTRIES_MAX => return Ok(hello),
+                _ => return Err(CloseReason::ProtocolError),
+            },
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(_)) => return Err(CloseReason::ProtocolError),
+            Some(Err(tokio_tungstenite::tungstenite::Error::Capacity(_))) => return Err(CloseReason::FrameTooLong),
+            Some(Err(_)) | None => return Err(CloseReason::ConnectionLost),
+        }
+    }
+}
+
+async fn check(app: &App, nonce: &[u8; 32], hello: &Hello) -> Result<AgentKey, CloseReason> {
+    let found = app.store.agent_key(hello.agent_id).await.map_err(|_| CloseReason::ServerStorage)?;
+    let key = found.ok_or(CloseReason::Unauthorized)?;
+    let signature = URL_SAFE_NO_PAD.decode(&hello.signature).unwrap_or_default();
+    let signed = hello_signature_input(nonce, app.store.server_id, hello.agent_id);
+    UnparsedPublicKey::new(&ED25519, key.public_key)
+        .verify(&signed, &signature)
+        .map_err(|_| CloseReason::Unauthorized)?;
+    // Only whoever holds the key learns that it was revoked.
+    if key.revoked { Err(CloseReason::Revoked) } else { Ok(key) }
+}

@@ -1,0 +1,217 @@
+//! The reading half: frames become operations, in the order in which they came; what was committed becomes a note
+//! to the writer.
+//!
+//! It does not wait for one commit before it reads the next frame: up to [`PENDING_MAX`] are under way. When they are,
+//! it stops reading, and TCP slows this agent and no other.
+
+use super::handshake::Session;
+use super::writer::Note;
+use crate::protocol::close::CloseReason;
+use crate::protocol::frame::{AgentFrame, ErrorFrame, FACTS_BYTES_MAX, decode};
+use crate::protocol::ids::DeliveryId;
+use crate::protocol::output::OutputFrame;
+use crate::server::app::App;
+use crate::server::upgrade::Socket;
+use crate::store::agents::StoreFacts;
+use crate::store::error::StoreError;
+use crate::store::op::Operation;
+use crate::store::output::AppendOutput;
+use crate::store::progress::{Accept, Finish, Progress, Report, Start};
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, SplitStream};
+use futures_util::{FutureExt, StreamExt};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
+
+/// Operations of one session under way. Each may hold an output frame of 8 KiB.
+pub const PENDING_MAX: usize = 64;
+/// Frames that break the protocol before the connection is closed.
+pub const FAULTS_MAX: u32 = 16;
+
+/// What a committed report means for the agent.
+enum Committed {
+    Accepted(DeliveryId, Progress),
+    Finished(DeliveryId, Progress),
+    Other(DeliveryId, Progress),
+    Facts,
+}
+
+type Pending = BoxFuture<'static, Result<Committed, StoreError>>;
+
+enum Event {
+    Frame(Option<Result<Message, SocketError>>),
+    Committed(Result<Committed, StoreError>),
+    Ended,
+}
+
+/// The reading half of a session.
+pub struct Reader {
+    app: Arc<App>,
+    session: Session,
+    stream: SplitStream<Socket>,
+    notes: mpsc::Sender<Note>,
+    pending: FuturesOrdered<Pending>,
+    faults: u32,
+}
+
+impl Reader {
+    /// Reads `stream` for `session`.
+    pub fn new(app: Arc<App>, session: Session, stream: SplitStream<Socket>, notes: mpsc::Sender<Note>) -> Self {
+        Self { app, session, stream, notes, pending: FuturesOrdered::new(), faults: 0 }
+    }
+
+    /// Reads until the connection or the session ends; answers why, if nobody else has said.
+    pub async fn run(mut self) -> CloseReason {
+        let standing = Arc::clone(&self.session.standing);
+        loop {
+            let full = self.pending.len() >= PENDING_MAX;
+            standing.held_up.store(full, Ordering::Relaxed);
+            let event = tokio::select! {
+                biased;
+                () = standing.ended() => Event::Ended,
+                Some(result) = self.pending.next(), if !self.pending.is_empty() => Event::Committed(result),
+                frame = self.stream.next(), if !full => Event::Frame(frame),
+            };
+            standing.held_up.store(true, Ordering::Relaxed);
+            let handled = match event {
+                Event::Ended => Err(CloseReason::ConnectionLost),
+                Event::Committed(result) => self.committed(result).await,
+                Event::Frame(frame) => self.frame(frame).await,
+            };
+            if let Err(reason) = handled {
+                return reason;
+            }
+        }
+    }
+
+    async fn frame(&mut self, frame: Option<Result<Message, SocketError>>) -> Result<(), CloseReason> {
+        match frame {
+            Some(Ok(Message::Text(text))) => match decode::<AgentFrame>(&text) {
+                Ok(frame) => self.control(frame).await,
+                Err(error) => self.fault(error.answer()).await,
+            },
+            Some(Ok(Message::Binary(bytes))) => match OutputFrame::decode(&bytes) {
+                Ok(frame) => {
+                    let delivery = frame.delivery;
+                    let (agent_seq, epoch) = (self.session.agent_seq, self.session.standing.epoch);
+                    let operation = AppendOutput { agent_seq, epoch, frame };
+                    self.queue(operation, move |progress| Committed::Other(delivery, progress)).await
+                }
+                Err(error) => self.fault(ErrorFrame { code: "malformed".to_owned(), message: error.to_string() }).await,
+            },
+            Some(Ok(Message::Pong(payload))) => match <[u8; 8]>::try_from(payload.as_ref()) {
+                Ok(number) => self.note(Note::Pong(u64::from_be_bytes(number))).await,
+                // An unsolicited pong proves nothing and harms nothing.
+                Err(_) => Ok(()),
+            },
+            // The WebSocket layer answers pings by itself.
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(()),
+            Some(Ok(Message::Close(frame))) => {
+                Err(frame.map_or(CloseReason::ConnectionLost, |frame| CloseReason::from_code(frame.code.into())))
+            }
+            Some(Err(SocketError::Capacity(_))) => Err(CloseReason::FrameTooLong),
+            Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Err(CloseReason::ProtocolError),
+            Some(Err(_)) | None => Err(CloseReason::ConnectionLost),
+        }
+    }
+
+    async fn control(&mut self, frame: AgentFrame) -> Result<(), CloseReason> {
+        let report =
+            |delivery| Report { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, delivery };
+        match frame {
+            AgentFrame::Accepted { delivery } => {
+                let operation = Accept(report(delivery));
+                self.queue(operation, move |progress| Committed::Accepted(delivery, progress)).await
+            }
+            AgentFrame::Started { delivery } => {
+                let operation = Start(report(delivery));
+                self.queue(operation, move |progress| Committed::Other(delivery, progress)).await
+            }
+            AgentFrame::Finished { delivery, mut outcome } => {
+                outcome.cut_reason();
+                let operation = Finish { report: report(delivery), outcome };
+                self.queue(operation, move |progress| Committed::Finished(delivery, progress)).await
+            }
+            AgentFrame::Facts { facts } => {
+                let facts = facts.to_string();
+                if facts.len() > FACTS_BYTES_MAX {
+                    let message = format!("facts have at most {FACTS_BYTES_MAX} bytes");
+                    return self.fault(ErrorFrame { code: "malformed".to_owned(), message }).await;
+                }
+                let operation = StoreFacts { agent_seq: self.session.agent_seq, facts };
+                self.queue(operation, |()| Committed::Facts).await
+            }
+            AgentFrame::Hello(_) => {
+                let message = "the session has begun already".to_owned();
+                self.fault(ErrorFrame { code: "unexpected".to_owned(), message }).await
+            }
+            AgentFrame::Error(error) => {
+                tracing::warn!(agent = %self.session.name, code = %printable(&error.code), message = %printable(&error.message),
+                    "the agent reports an error");
+                Ok(())
+            }
+        }
+    }
+
+    /// Queues an operation; its place in the database's queue is taken now, its commit is awaited with the others.
+    async fn queue<O: Operation + 'static>(
+        &mut self,
+        operation: O,
+        then: impl FnOnce(O::Answer) -> Committed + Send + 'static,
+    ) -> Result<(), CloseReason> {
+        let reply = self.app.store.queue(operation).await.map_err(|_| CloseReason::ServerStorage)?;
+        self.pending.push_back(async move { reply.done().await.map(then) }.boxed());
+        Ok(())
+    }
+
+    async fn committed(&mut self, result: Result<Committed, StoreError>) -> Result<(), CloseReason> {
+        let committed = result.map_err(|error| match error {
+            StoreError::Fenced => CloseReason::Superseded,
+            error => {
+                // The agent keeps what it reported, and reports it again on its next connection.
+                tracing::warn!(agent = %self.session.name, %error, "a report could not be stored");
+                CloseReason::ServerStorage
+            }
+        })?;
+        match committed {
+            Committed::Facts => Ok(()),
+            Committed::Accepted(delivery, Progress::Done) => self.note(Note::Accepted(delivery)).await,
+            Committed::Finished(delivery, Progress::Done) => self.note(Note::Stored(delivery)).await,
+            Committed::Other(_, Progress::Done) => Ok(()),
+            Committed::Accepted(delivery, Progress::Ended) | Committed::Other(delivery, Progress::Ended) => {
+                self.note(Note::Ended(delivery)).await
+            }
+            Committed::Accepted(delivery, progress)
+            | Committed::Finished(delivery, progress)
+            | Committed::Other(delivery, progress) => {
+                let (code, message) = match progress {
+                    Progress::NotDispatched => ("not_dispatched", "was never dispatched to this agent"),
+                    Progress::Unexpected => ("unexpected", "cannot take this report in its state"),
+                    _ => ("unknown_delivery", "is not known for this agent"),
+                };
+                self.fault(ErrorFrame { code: code.to_owned(), message: format!("delivery {delivery} {message}") })
+                    .await
+            }
+        }
+    }
+
+    async fn note(&mut self, note: Note) -> Result<(), CloseReason> {
+        self.notes.send(note).await.map_err(|_| CloseReason::ConnectionLost)
+    }
+
+    /// The peer broke the protocol: it is told, and after [`FAULTS_MAX`] times closed.
+    async fn fault(&mut self, error: ErrorFrame) -> Result<(), CloseReason> {
+        tracing::warn!(agent = %self.session.name, code = %error.code, message = %printable(&error.message), "bad frame");
+        self.faults += 1;
+        if self.faults > FAULTS_MAX {
+            return Err(CloseReason::ProtocolError);
+        }
+        self.note(Note::Fault(error)).await
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,56 @@
+//! A session from its first frame to its end.
+
+use super::handshake::{HELLO_LOG, handshake};
+use super::reader::Reader;
+use super::writer::{NOTES_MAX, Writer};
+use crate::protocol::close::CloseReason;
+use crate::server::app::App;
+use crate::server::listener::Connection;
+use crate::server::upgrade::Socket;
+use crate::store::session::EndSession;
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{mpsc, oneshot};
+
+/// Runs a session on a fresh connection. `connection` keeps its place under the cap.
+pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
+    let peer = connection.peer;
+    let session = match handshake(&app, &mut socket).await {
+        Ok(session) => session,
+        Err(reason) => {
+            tracing::info!(%peer, %reason, HELLO_LOG);
+            app.metrics.session_ended(reason);
+            return;
+        }
+    };
+    let standing = Arc::clone(&session.standing);
+    let (agent, name, epoch) = (session.agent_seq, session.name.clone(), standing.epoch);
+    app.presence.begin(agent, &standing);
+    tracing::info!(%peer, agent = %name, epoch, "agent connected");
+    let (sink, stream) = socket.split();
+    let (notes, noted) = mpsc::channel(NOTES_MAX);
+    let (ended, writer_ended) = oneshot::channel();
+    let writer = Writer::new(Arc::clone(&app), session.clone(), sink, noted);
+    app.tasks.spawn("writer", async move {
+        writer.run().await;
+        let _ = ended.send(());
+    });
+    let cause = Reader::new(Arc::clone(&app), session, stream, notes).run().await;
+    standing.end(cause);
+    let _ = writer_ended.await;
+    let reason = standing.reason();
+    app.presence.end(agent, epoch);
+    app.metrics.session_ended(reason);
+    match reason {
+        CloseReason::Draining | CloseReason::AgentShutdown => {
+            tracing::info!(agent = %name, epoch, %reason, "agent left")
+        }
+        _ => tracing::warn!(agent = %name, epoch, %reason, "agent's session ended"),
+    }
+    let proven_ms = standing.proven_ms.load(Ordering::Relaxed);
+    if let Err(error) = app.store.write(EndSession { agent_seq: agent, epoch, proven_ms, reason }).await {
+        tracing::warn!(%error, "the end of a session could not be stored");
+    }
+    drop(connection);
+}

@@ -1,0 +1,315 @@
+//! The writing half: the only task that owns the sending half of one agent's socket.
+//!
+//! It waits for its bell, its poll tick, its keepalive and the reader's notes, looks at its own rows of the outbox, and
+//! writes each frame under a deadline. It holds no lock, and no other agent's writer waits for it. There is no cursor:
+//! a row that is still `queued` and not in flight on this connection is to be sent.
+
+use super::handshake::{CLOSE_TIMEOUT, Session, close_frame};
+use crate::backoff::jitter;
+use crate::protocol::close::CloseReason;
+use crate::protocol::frame::{ErrorFrame, FRAME_BYTES_MAX, ServerFrame, encode};
+use crate::protocol::ids::DeliveryId;
+use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
+use crate::secret::sha256;
+use crate::server::app::App;
+use crate::server::upgrade::Socket;
+use crate::store::enqueue::hex;
+use crate::store::outbox::OutboxRow;
+use crate::store::progress::RecordDispatch;
+use futures_util::SinkExt;
+use futures_util::stream::SplitSink;
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::Message;
+
+/// Notes from the reader under way. When they are, the reader waits, and with it this agent's socket.
+pub const NOTES_MAX: usize = 32;
+/// While the reader is held up by us, a pong may lie unread: the deadline is put off by this much.
+const HELD_UP_PAUSE: Duration = Duration::from_millis(500);
+
+/// What the reader tells the writer.
+#[derive(Debug)]
+pub enum Note {
+    /// The agent has the delivery, and we have that on disk.
+    Accepted(DeliveryId),
+    /// Its outcome is on disk: the agent may forget it.
+    Stored(DeliveryId),
+    /// It had ended here: the agent should end it too.
+    Ended(DeliveryId),
+    /// The pong to the ping of this number.
+    Pong(u64),
+    /// The agent's frame made no sense.
+    Fault(ErrorFrame),
+}
+
+enum Event {
+    Note(Option<Note>),
+    Bell,
+    Poll,
+    Ping,
+    PongOverdue,
+    AcceptOverdue,
+    Stop,
+    Ended,
+}
+
+/// The writing half of a session.
+pub struct Writer {
+    app: Arc<App>,
+    session: Session,
+    sink: SplitSink<Socket, Message>,
+    notes: mpsc::Receiver<Note>,
+    /// Dispatched on this connection and not accepted yet: when.
+    in_flight: HashMap<DeliveryId, Instant>,
+    /// Asked to cancel on this connection.
+    cancelled: HashSet<DeliveryId>,
+    /// The last look found more rows than there was room for.
+    more: bool,
+    ping_number: u64,
+    ping_at: Instant,
+    pong_due: Option<Instant>,
+    poll_at: Instant,
+}
+
+impl Writer {
+    /// Writes to `sink` for `session`.
+    pub fn new(app: Arc<App>, session: Session, sink: SplitSink<Socket, Message>, notes: mpsc::Receiver<Note>) -> Self {
+        let now = Instant::now();
+        let mut writer = Self {
+            app,
+            session,
+            sink,
+            notes,
+            in_flight: HashMap::new(),
+            cancelled: HashSet::new(),
+            more: false,
+            ping_number: 0,
+            ping_at: now,
+            pong_due: None,
+            poll_at: now,
+        };
+        writer.ping_at = now + writer.ping_wait();
+        writer
+    }
+
+    /// The ping interval within ±20 %, so that a fleet's pings spread.
+    fn ping_wait(&self) -> Duration {
+        let interval = self.app.keepalive.ping_interval;
+        interval.mul_f64(0.8) + jitter(interval.mul_f64(0.4))
+    }
+
+    /// The poll interval within ±20 %, likewise.
+    fn poll_wait(&self) -> Duration {
+        let interval = self.app.keepalive.poll_interval;
+        interval.mul_f64(0.8) + jitter(interval.mul_f64(0.4))
+    }
+
+    /// Writes until the session ends, then says goodbye if the socket still takes it.
+    pub async fn run(mut self) {
+        if let Err(reason) = self.write_until_the_end().await {
+            self.session.standing.end(reason);
+        }
+        let reason = self.session.standing.reason();
+        if reason != CloseReason::ConnectionLost {
+            let _ = timeout(CLOSE_TIMEOUT, self.sink.send(close_frame(reason))).await;
+        }
+        let _ = timeout(CLOSE_TIMEOUT, self.sink.close()).await;
+    }
+
+    async fn write_until_the_end(&mut self) -> Result<(), CloseReason> {
+        let app = Arc::clone(&self.app);
+        let standing = Arc::clone(&self.session.standing);
+        let board = &app.store.watch.agents;
+        let agent = self.session.agent_seq;
+        // Listening begins before each look, so a ring in between is not missed.
+        let mut bell = pin!(board.listen(agent));
+        self.look().await?;
+        loop {
+            let keepalive_at = self.pong_due.unwrap_or(self.ping_at);
+            let (awaits_pong, accept_due, poll_at) = (self.pong_due.is_some(), self.accept_due(), self.poll_at);
+            let event = tokio::select! {
+                biased;
+                () = standing.ended() => Event::Ended,
+                () = app.tasks.stop_token().cancelled() => Event::Stop,
+                () = sleep_until(keepalive_at) => if awaits_pong { Event::PongOverdue } else { Event::Ping },
+                () = sleep_until(accept_due) => Event::AcceptOverdue,
+                note = self.notes.recv() => Event::Note(note),
+                () = bell.as_mut() => Event::Bell,
+                () = sleep_until(poll_at) => Event::Poll,
+            };
+            match event {
+                Event::Ended => return Ok(()),
+                Event::Stop => return Err(CloseReason::Draining),
+                Event::Note(None) => return Err(CloseReason::ConnectionLost),
+                Event::Note(Some(note)) => self.note(note).await?,
+                Event::Bell => {
+                    bell.set(board.listen(agent));
+                    self.look().await?;
+                }
+                Event::Poll => self.look().await?,
+                Event::Ping => self.ping().await?,
+                Event::PongOverdue | Event::AcceptOverdue => self.overdue().await?,
+            }
+        }
+    }
+
+    fn accept_due(&self) -> Instant {
+        let oldest = self.in_flight.values().min();
+        oldest.map_or_else(
+            || Instant::now() + self.app.keepalive.accept_timeout,
+            |at| *at + self.app.keepalive.accept_timeout,
+        )
+    }
+
+    /// An answer is overdue, unless it waits among the notes, or unread because the reader waits for us.
+    async fn overdue(&mut self) -> Result<(), CloseReason> {
+        for _ in 0..NOTES_MAX {
+            let Ok(note) = self.notes.try_recv() else { break };
+            self.note(note).await?;
+        }
+        let now = Instant::now();
+        let held_up = self.session.standing.held_up.load(Ordering::Relaxed);
+        if self.pong_due.is_some_and(|due| due <= now) {
+            if !held_up {
+                return Err(CloseReason::PongTimeout);
+            }
+            self.pong_due = Some(now + HELD_UP_PAUSE);
+        }
+        if self.accept_due() <= now {
+            if !held_up {
+                return Err(CloseReason::AcceptTimeout);
+            }
+            let restart = now - self.app.keepalive.accept_timeout + HELD_UP_PAUSE;
+            self.in_flight.values_mut().for_each(|at| *at = (*at).max(restart));
+        }
+        Ok(())
+    }
+
+    async fn note(&mut self, note: Note) -> Result<(), CloseReason> {
+        match note {
+            Note::Accepted(delivery) => {
+                if self.in_flight.remove(&delivery).is_some() {
+                    // An answer to what we sent on this connection: a proven round trip.
+                    self.session.standing.prove(self.app.store.clock.now_ms());
+                }
+                Ok(())
+            }
+            Note::Stored(delivery) => {
+                self.in_flight.remove(&delivery);
+                self.cancelled.remove(&delivery);
+                self.send(&ServerFrame::Stored { delivery }).await?;
+                if self.more { self.look().await } else { Ok(()) }
+            }
+            Note::Ended(delivery) => {
+                self.in_flight.remove(&delivery);
+                self.send(&ServerFrame::Cancel { delivery }).await
+            }
+            Note::Pong(number) => {
+                if number == self.ping_number && self.pong_due.take().is_some() {
+                    self.session.standing.prove(self.app.store.clock.now_ms());
+                }
+                Ok(())
+            }
+            Note::Fault(error) => self.send(&ServerFrame::Error(error)).await,
+        }
+    }
+
+    async fn ping(&mut self) -> Result<(), CloseReason> {
+        self.ping_number += 1;
+        let payload = self.ping_number.to_be_bytes().to_vec();
+        let now = Instant::now();
+        self.ping_at = now + self.ping_wait();
+        self.pong_due = Some(now + self.app.keepalive.pong_timeout);
+        self.write(Message::Ping(payload.into())).await
+    }
+
+    /// Looks at the outbox and sends what is not in flight, up to the window.
+    async fn look(&mut self) -> Result<(), CloseReason> {
+        self.poll_at = Instant::now() + self.poll_wait();
+        let agent = self.session.agent_seq;
+        let window = self.app.keepalive.window as usize;
+        let in_flight = self.in_flight.keys().copied().collect();
+        let outbox = self.app.store.outbox(agent, window, in_flight).await.map_err(|error| {
+            tracing::warn!(agent = %self.session.name, %error, "the outbox cannot be read");
+            CloseReason::ServerStorage
+        })?;
+        if outbox.revoked {
+            return Err(CloseReason::Revoked);
+        }
+        if outbox.epoch != self.session.standing.epoch {
+            return Err(CloseReason::Superseded);
+        }
+        self.more = outbox.more;
+        self.dispatch(outbox.rows).await?;
+        for delivery in outbox.cancels {
+            if self.cancelled.insert(delivery) {
+                self.send(&ServerFrame::Cancel { delivery }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn dispatch(&mut self, rows: Vec<OutboxRow>) -> Result<(), CloseReason> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let store = &self.app.store;
+        // Queued before the frames go out, so that it is applied before any answer to them. Its commit is not waited
+        // for: were it lost with the process, the next start treats every open session's rows as in doubt.
+        let record = RecordDispatch {
+            agent_seq: self.session.agent_seq,
+            epoch: self.session.standing.epoch,
+            deliveries: rows.iter().map(|row| row.id).collect(),
+        };
+        drop(store.queue(record).await.map_err(|_| CloseReason::ServerStorage)?);
+        for row in rows {
+            let (delivery, first, created_ms) = (row.id, row.attempt == 0, row.created_ms);
+            let frame = dispatch_frame(row);
+            // In flight from before the write: an answer may come while it is still under way.
+            self.in_flight.insert(delivery, Instant::now());
+            self.write(Message::text(frame)).await?;
+            if first {
+                self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, frame: &ServerFrame) -> Result<(), CloseReason> {
+        self.write(Message::text(encode(frame))).await
+    }
+
+    /// Writes one frame before its deadline, which a pong that is due brings forward: a dead socket is found by
+    /// whichever comes first. A frame that missed its deadline may still arrive, so the connection ends with it.
+    async fn write(&mut self, message: Message) -> Result<(), CloseReason> {
+        let mut deadline = Instant::now() + self.app.keepalive.write_timeout;
+        if let Some(pong_due) = self.pong_due {
+            deadline = deadline.min(pong_due.max(Instant::now() + HELD_UP_PAUSE));
+        }
+        match timeout_at(deadline, self.sink.send(message)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(CloseReason::ConnectionLost),
+            Err(_) => Err(CloseReason::WriteTimeout),
+        }
+    }
+}
+
+/// The dispatch frame of a row: with its specification, or without where that would make the frame too large.
+fn dispatch_frame(row: OutboxRow) -> String {
+    let (delivery, attempt) = (row.id, row.attempt + 1);
+    let spec_sha256 = hex(&sha256(row.spec.as_bytes()));
+    if row.spec.len() <= SPEC_INLINE_BYTES_MAX {
+        let spec = Some(row.spec);
+        let frame = encode(&ServerFrame::Dispatch { delivery, attempt, spec, spec_sha256: spec_sha256.clone() });
+        // Quotes and backslashes double in a JSON string.
+        if frame.len() <= FRAME_BYTES_MAX {
+            return frame;
+        }
+    }
+    encode(&ServerFrame::Dispatch { delivery, attempt, spec: None, spec_sha256 })
+}

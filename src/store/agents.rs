@@ -1,0 +1,192 @@
+//! Agents: listed, shown, their facts stored, revoked; and the key that a session is checked against.
+
+use super::audit::{self, Actor};
+use super::enqueue::find_agent;
+use super::error::StoreError;
+use super::op::Apply;
+use super::store::Store;
+use super::transition::{Because, DeliveryRow, delivery_row, transition};
+use crate::protocol::close::CloseReason;
+use crate::protocol::http::{AgentResponse, LastClose};
+use crate::protocol::ids::AgentId;
+use crate::protocol::name::Tags;
+use crate::protocol::state::State;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+/// An agent's row: what is stored of it. Presence is added by whoever knows it.
+#[derive(Clone, Debug)]
+pub struct AgentRow {
+    /// Row number.
+    pub seq: i64,
+    /// As answered, with `online` false and the times of the latest session that ended.
+    pub response: AgentResponse,
+}
+
+// The outbox count is one look into deliveries_outbox an agent.
+const SELECT: &str = "SELECT seq, id, name, epoch, connected_ms, proven_ms, close_reason, closed_ms, tags, facts, \
+     enrolled_ms, version, os, \
+     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued') FROM agents";
+
+fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
+    let reason: Option<String> = row.get(6)?;
+    let at_ms: Option<i64> = row.get(7)?;
+    let reason = reason.and_then(|word| CloseReason::ALL.into_iter().find(|reason| reason.as_str() == word));
+    let facts: Option<String> = row.get(9)?;
+    let tags: Tags = serde_json::from_str(row.get_ref(8)?.as_str()?).unwrap_or_default();
+    Ok(AgentRow {
+        seq: row.get(0)?,
+        response: AgentResponse {
+            id: AgentId::from_bytes(row.get(1)?),
+            name: row.get(2)?,
+            online: false,
+            epoch: row.get(3)?,
+            connected_ms: row.get(4)?,
+            proven_ms: row.get(5)?,
+            last_close: reason.zip(at_ms).map(|(reason, at_ms)| LastClose { reason, at_ms }),
+            outbox: row.get(13)?,
+            tags,
+            facts: facts.and_then(|facts| serde_json::from_str(&facts).ok()),
+            enrolled_ms: row.get(10)?,
+            version: row.get(11)?,
+            os: row.get(12)?,
+        },
+    })
+}
+
+fn agent_by_seq(conn: &Connection, seq: i64) -> Result<AgentRow, StoreError> {
+    let sql = format!("{SELECT} WHERE seq = ?1");
+    Ok(conn.prepare_cached(&sql)?.query_row([seq], agent_row)?)
+}
+
+/// What a session's handshake needs of an agent.
+#[derive(Clone, Debug)]
+pub struct AgentKey {
+    /// Row number.
+    pub seq: i64,
+    /// Label.
+    pub name: String,
+    /// Ed25519.
+    pub public_key: [u8; 32],
+    /// Whether it was revoked.
+    pub revoked: bool,
+}
+
+impl Store {
+    /// Agents that are not revoked, in order of enrollment, after `after`, carrying all of `tags`.
+    ///
+    /// # Errors
+    /// `NotFound` for an `after` that is no agent; SQLite's.
+    pub async fn agents(&self, after: Option<AgentId>, tags: Tags, limit: u32) -> Result<Vec<AgentRow>, StoreError> {
+        const AFTER: &str = "SELECT seq FROM agents WHERE id = ?1";
+        self.read(move |conn| {
+            let after = match after {
+                None => 0,
+                Some(id) => conn
+                    .prepare_cached(AFTER)?
+                    .query_row([id.as_bytes()], |row| row.get(0))
+                    .optional()?
+                    .ok_or_else(|| StoreError::NotFound { what: "agent", key: id.to_string() })?,
+            };
+            let sql = format!(
+                "{SELECT} WHERE revoked_ms IS NULL AND seq > ?1 AND NOT EXISTS ( \
+                    SELECT 1 FROM json_each(?2) AS asked WHERE NOT EXISTS ( \
+                        SELECT 1 FROM json_each(agents.tags) AS own WHERE own.key = asked.key AND own.value = asked.value)) \
+                 ORDER BY seq LIMIT ?3"
+            );
+            let tags = serde_json::to_string(&tags).map_err(|error| StoreError::Sql(error.to_string()))?;
+            let mut statement = conn.prepare_cached(&sql)?;
+            let rows = statement.query_map((after, tags, limit), agent_row)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// One agent by id or name.
+    ///
+    /// # Errors
+    /// `NotFound`, `Ambiguous`; SQLite's.
+    pub async fn agent(&self, key: String) -> Result<AgentRow, StoreError> {
+        self.read(move |conn| agent_by_seq(conn, find_agent(conn, &key)?.seq)).await
+    }
+
+    /// The key of the agent with this id, revoked or not.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn agent_key(&self, id: AgentId) -> Result<Option<AgentKey>, StoreError> {
+        const SQL: &str = "SELECT seq, name, public_key, revoked_ms IS NOT NULL FROM agents WHERE id = ?1";
+        self.read(move |conn| {
+            let key = |row: &Row<'_>| {
+                Ok(AgentKey { seq: row.get(0)?, name: row.get(1)?, public_key: row.get(2)?, revoked: row.get(3)? })
+            };
+            Ok(conn.prepare_cached(SQL)?.query_row([id.as_bytes()], key).optional()?)
+        })
+        .await
+    }
+
+    /// How many deliveries wait in the outbox.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn outbox_size(&self) -> Result<u64, StoreError> {
+        const SQL: &str = "SELECT count(*) FROM deliveries WHERE state = 'queued'"; // deliveries_outbox
+        self.read(|conn| Ok(conn.prepare_cached(SQL)?.query_row([], |row| row.get(0))?)).await
+    }
+}
+
+/// Host inventory, as reported.
+#[derive(Clone, Debug)]
+pub struct StoreFacts {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// A JSON document within its limit.
+    pub facts: String,
+}
+
+impl StoreFacts {
+    /// Replaces the earlier facts.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE agents SET facts = ?2 WHERE seq = ?1";
+        apply.conn.prepare_cached(SQL)?.execute((self.agent_seq, &self.facts))?;
+        Ok(())
+    }
+}
+
+/// Revokes an agent: it is cut, and what waits for it is cancelled.
+#[derive(Clone, Debug)]
+pub struct RevokeAgent {
+    /// Who revokes it.
+    pub actor: Actor,
+    /// Its id or name.
+    pub key: String,
+}
+
+impl RevokeAgent {
+    /// Marks the row, ends its queued deliveries, counts as lost what it holds, and rings for its session.
+    ///
+    /// # Errors
+    /// `NotFound`, `Ambiguous`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<AgentResponse, StoreError> {
+        const REVOKE: &str = "UPDATE agents SET revoked_ms = ?2 WHERE seq = ?1";
+        const OPEN: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
+             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
+             WHERE d.agent_seq = ?1 AND d.state IN ('queued', 'accepted', 'running')";
+        let agent = find_agent(apply.conn, &self.key)?;
+        apply.conn.prepare_cached(REVOKE)?.execute((agent.seq, apply.now_ms))?;
+        let open: Vec<DeliveryRow> =
+            apply.conn.prepare_cached(OPEN)?.query_map([agent.seq], delivery_row)?.collect::<Result<_, _>>()?;
+        let because =
+            Because { cause: Some(&self.actor.name), reason: Some("the agent was revoked"), ..Because::default() };
+        for mut row in open {
+            let end = if row.state == State::Queued && !row.in_doubt { State::Cancelled } else { State::Lost };
+            transition(apply, &mut row, end, &because)?;
+        }
+        apply.touched.agents.insert(agent.seq);
+        audit::record(apply, &self.actor, "agent.revoke", &agent.id, &serde_json::json!({ "name": agent.name }))?;
+        Ok(agent_by_seq(apply.conn, agent.seq)?.response)
+    }
+}

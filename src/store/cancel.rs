@@ -1,0 +1,71 @@
+//! A request to cancel.
+//!
+//! What never left the outbox is cancelled here and now. What the agent holds, or may hold because a dispatch was
+//! never answered, is marked: the agent is asked, and its answer is the truth.
+
+use super::audit::{self, Actor};
+use super::error::StoreError;
+use super::op::Apply;
+use super::transition::{Because, DeliveryRow, delivery_row, record, transition};
+use crate::protocol::http::CancelResponse;
+use crate::protocol::ids::CommandId;
+use crate::protocol::state::State;
+use rusqlite::OptionalExtension;
+
+/// A request to cancel a command.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    /// Who asks.
+    pub actor: Actor,
+    /// Which command.
+    pub command: CommandId,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Cancelled {
+    /// For the caller.
+    pub response: CancelResponse,
+}
+
+impl Cancel {
+    /// Cancels or marks each delivery. Idempotent.
+    ///
+    /// # Errors
+    /// `NotFound`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Cancelled, StoreError> {
+        const COMMAND: &str = "SELECT seq FROM commands WHERE id = ?1";
+        const ROWS: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
+             FROM deliveries d JOIN commands c ON c.seq = d.command_seq WHERE d.command_seq = ?1 ORDER BY d.seq";
+        const MARK: &str = "UPDATE deliveries SET cancel_requested_ms = ?2 WHERE seq = ?1";
+        let seq: Option<i64> =
+            apply.conn.prepare_cached(COMMAND)?.query_row([self.command.as_bytes()], |row| row.get(0)).optional()?;
+        let seq = seq.ok_or_else(|| StoreError::NotFound { what: "command", key: self.command.to_string() })?;
+        let rows: Vec<DeliveryRow> =
+            apply.conn.prepare_cached(ROWS)?.query_map([seq], delivery_row)?.collect::<Result<_, _>>()?;
+        let mut response = CancelResponse { id: self.command, cancelled: 0, requested: 0, ended: 0 };
+        let cause = format!("cancelled by {}", self.actor.name);
+        let because = Because { cause: Some(&self.actor.name), reason: Some(&cause), ..Because::default() };
+        for mut row in rows {
+            if row.state.is_terminal() {
+                response.ended += 1;
+            } else if row.state == State::Queued && !row.in_doubt {
+                transition(apply, &mut row, State::Cancelled, &because)?;
+                response.cancelled += 1;
+            } else {
+                response.requested += 1;
+                if !row.cancel_requested {
+                    apply.conn.prepare_cached(MARK)?.execute((row.seq, apply.now_ms))?;
+                    record(apply, &row, "cancel_requested", None, &because)?;
+                    apply.touched.agents.insert(row.agent_seq);
+                }
+            }
+        }
+        if response.cancelled + response.requested > 0 {
+            let detail = serde_json::json!({ "cancelled": response.cancelled, "requested": response.requested });
+            audit::record(apply, &self.actor, "command.cancel", &self.command, &detail)?;
+        }
+        Ok(Cancelled { response })
+    }
+}

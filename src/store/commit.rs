@@ -1,0 +1,192 @@
+//! The one thread that owns the write connection.
+//!
+//! What has queued up is one transaction and one fsync (group commit): no lingering, the fsync itself is the
+//! batching window. Each operation has its own savepoint, so that one that fails does not take the others along,
+//! and each is answered only after the commit. Bells ring after the commit, or the woken would find nothing.
+
+use super::disk::Disk;
+use super::error::StoreError;
+use super::op::{Apply, Done, Op};
+use super::store::Watch;
+use crate::clock::Clock;
+use crate::protocol::state::State;
+use rusqlite::Connection;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+/// Operations that may wait for the write connection. Each is at most a request body; beyond it submissions are
+/// answered 503 and sessions stop reading their sockets.
+pub const QUEUE_MAX: usize = 4096;
+/// Most operations in one transaction. More gains little throughput and adds to each one's latency.
+pub const BATCH_MAX: usize = 512;
+
+/// An operation that waits for its commit.
+#[derive(Debug)]
+pub struct Job {
+    /// What to do.
+    pub op: Op,
+    /// Where to answer. A caller that has gone changes nothing.
+    pub reply: oneshot::Sender<Result<Done, StoreError>>,
+}
+
+/// Whom to wake after a commit, and what to count.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// Agents whose outbox, cancellations or standing changed.
+    pub agents: BTreeSet<i64>,
+    /// Commands that have something new to show.
+    pub commands: BTreeSet<i64>,
+    /// States that deliveries moved to.
+    pub states: Vec<State>,
+    /// For how long deliveries had been committed when they were accepted, in milliseconds.
+    pub accept_ms: Vec<i64>,
+    /// The data version seen last; survives the groups.
+    pub data_version: Option<i64>,
+    /// The store is to be closed after this group.
+    pub close: bool,
+}
+
+impl Touched {
+    fn clear(&mut self) {
+        let data_version = self.data_version;
+        *self = Self { data_version, ..Self::default() };
+    }
+}
+
+/// The thread's belongings.
+pub struct Committer {
+    /// The write connection.
+    pub conn: Connection,
+    /// The wall clock.
+    pub clock: Clock,
+    /// Bells and counters.
+    pub watch: Arc<Watch>,
+    /// Quota and ballast.
+    pub disk: Disk,
+}
+
+impl Committer {
+    /// Takes groups until the store is closed or the database cannot go on.
+    pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut touched = Touched::default();
+        while jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+            self.disk.look(&self.conn, &self.watch);
+            let begun = Instant::now();
+            let results = self.commit(&batch, &mut touched);
+            let fatal = match &results {
+                Ok(_) => {
+                    self.watch.committed(batch.len(), begun.elapsed(), &touched);
+                    None
+                }
+                Err(StoreError::Fatal(why)) => Some(why.clone()),
+                Err(_) => None,
+            };
+            match results {
+                Ok(results) => {
+                    for (job, result) in batch.drain(..).zip(results) {
+                        let _ = job.reply.send(result);
+                    }
+                }
+                Err(error) => {
+                    for job in batch.drain(..) {
+                        let _ = job.reply.send(Err(error.clone()));
+                    }
+                }
+            }
+            if let Some(why) = fatal {
+                self.watch.set_fatal(why);
+                return;
+            }
+            if touched.close {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    /// One group: as a whole; on a full disk again after the ballast is given up; and at last one by one, so that
+    /// what needs no space still gets through.
+    fn commit(&mut self, batch: &[Job], touched: &mut Touched) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+        match self.transaction(batch, touched) {
+            Err(StoreError::Full) => {}
+            other => return other,
+        }
+        if self.disk.give_up_ballast(&self.watch) {
+            match self.transaction(batch, touched) {
+                Err(StoreError::Full) => {}
+                other => return other,
+            }
+        }
+        let mut results = Vec::with_capacity(batch.len());
+        let mut all = Touched { data_version: touched.data_version, ..Touched::default() };
+        for job in batch.chunks(1) {
+            match self.transaction(job, touched) {
+                Ok(mut one) => {
+                    results.append(&mut one);
+                    all.agents.append(&mut touched.agents);
+                    all.commands.append(&mut touched.commands);
+                    all.states.append(&mut touched.states);
+                    all.accept_ms.append(&mut touched.accept_ms);
+                }
+                Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        *touched = all;
+        Ok(results)
+    }
+
+    fn transaction(
+        &mut self,
+        jobs: &[Job],
+        touched: &mut Touched,
+    ) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+        touched.clear();
+        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        let results = self.apply_all(jobs, touched).and_then(|results| {
+            self.conn.execute_batch("COMMIT")?;
+            Ok(results)
+        });
+        if results.is_err() && !self.conn.is_autocommit() {
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        results
+    }
+
+    fn apply_all(&self, jobs: &[Job], touched: &mut Touched) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+        let now_ms = self.clock.now_ms();
+        let quota = self.disk.refusal();
+        let mut results = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            self.conn.prepare_cached("SAVEPOINT op")?.execute([])?;
+            let counted = (touched.states.len(), touched.accept_ms.len());
+            let mut apply = Apply { conn: &self.conn, now_ms, touched, quota };
+            let result = job.op.apply(&mut apply);
+            match &result {
+                Ok(_) => {}
+                // These end the whole transaction (https://sqlite.org/lang_transaction.html, "automatically rolled back").
+                Err(error @ (StoreError::Full | StoreError::Fatal(_) | StoreError::Busy)) => return Err(error.clone()),
+                Err(_) if self.conn.is_autocommit() => return Err(StoreError::Full),
+                Err(_) => {
+                    // Spare rings do no harm; spare counts would.
+                    touched.states.truncate(counted.0);
+                    touched.accept_ms.truncate(counted.1);
+                    self.conn.prepare_cached("ROLLBACK TO op")?.execute([])?;
+                }
+            }
+            self.conn.prepare_cached("RELEASE op")?.execute([])?;
+            results.push(result);
+        }
+        Ok(results)
+    }
+
+    fn close(&self) {
+        // The WAL goes into the database and away; a failure costs only the next start's recovery.
+        if let Err(error) = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+            tracing::warn!(%error, "the last checkpoint failed; the next start will do it");
+        }
+    }
+}

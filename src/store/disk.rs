@@ -1,0 +1,154 @@
+//! Surviving a full disk.
+//!
+//! Two lines of defence. A soft quota (database size, free space of the disk) refuses submissions while acks,
+//! outcomes and deletes go on. A ballast file beside the database is given up when the disk itself is full: SQLite
+//! can then not even delete, because that needs space first. The ballast is made again when there is room.
+
+use super::store::Watch;
+use rusqlite::Connection;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Size of the ballast, in bytes: room for some thousand acks and outcomes, and for a checkpoint.
+pub const BALLAST_BYTES: u64 = 16 * 1024 * 1024;
+/// Submissions are refused when the disk has less free than this, in bytes.
+pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// Database size beyond which submissions are refused, in bytes. History is cut at a quarter of it.
+pub const QUOTA_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// How often size and free space are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Limits of the disk's use.
+#[derive(Clone, Copy, Debug)]
+pub struct DiskLimits {
+    /// [`QUOTA_BYTES`].
+    pub quota_bytes: u64,
+    /// [`FREE_BYTES_MIN`].
+    pub free_bytes_min: u64,
+    /// [`BALLAST_BYTES`].
+    pub ballast_bytes: u64,
+}
+
+impl Default for DiskLimits {
+    fn default() -> Self {
+        Self { quota_bytes: QUOTA_BYTES, free_bytes_min: FREE_BYTES_MIN, ballast_bytes: BALLAST_BYTES }
+    }
+}
+
+/// Quota and ballast of one data folder.
+pub struct Disk {
+    folder: PathBuf,
+    ballast: PathBuf,
+    limits: DiskLimits,
+    looked: Option<Instant>,
+    refusal: Option<String>,
+}
+
+impl Disk {
+    /// For the database in `folder`. Makes the ballast if there is room.
+    pub fn new(folder: &Path, limits: DiskLimits) -> Self {
+        let ballast = folder.join("ballast");
+        let mut disk = Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None };
+        disk.make_ballast();
+        disk
+    }
+
+    /// Why submissions are refused at present, if they are.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// Looks at size and free space, at most once a second.
+    pub fn look(&mut self, conn: &Connection, watch: &Watch) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let size = database_bytes(conn).unwrap_or(0);
+        let free = free_bytes(&self.folder);
+        let refusal = if size > self.limits.quota_bytes {
+            Some(format!(
+                "the database holds {size} bytes, its quota is {}; wait for retention or raise the quota",
+                self.limits.quota_bytes
+            ))
+        } else if free.is_some_and(|free| free < self.limits.free_bytes_min) {
+            Some(format!(
+                "the server's disk has {} bytes free, {} are needed; make room",
+                free.unwrap_or(0),
+                self.limits.free_bytes_min
+            ))
+        } else {
+            self.make_ballast();
+            None
+        };
+        self.set_refusal(refusal, watch);
+    }
+
+    /// The disk is full: removes the ballast. False: it was gone already.
+    pub fn give_up_ballast(&mut self, watch: &Watch) -> bool {
+        let given = fs::remove_file(&self.ballast).is_ok();
+        if given {
+            tracing::error!("the disk is full: the ballast file was given up so that outcomes can still be stored");
+        }
+        self.set_refusal(Some("the server's disk is full; make room".to_owned()), watch);
+        given
+    }
+
+    fn set_refusal(&mut self, refusal: Option<String>, watch: &Watch) {
+        if refusal.is_some() != self.refusal.is_some() {
+            match &refusal {
+                Some(why) => tracing::error!("submissions are refused: {why}"),
+                None => tracing::info!("submissions are taken again"),
+            }
+        }
+        self.refusal.clone_from(&refusal);
+        watch.set_refusal(refusal);
+    }
+
+    /// Makes the ballast where it is missing and leaves enough room beside it. Real bytes: a sparse file holds nothing.
+    fn make_ballast(&mut self) {
+        let enough = free_bytes(&self.folder)
+            .is_none_or(|free| free > self.limits.free_bytes_min.saturating_add(2 * self.limits.ballast_bytes));
+        let there = fs::metadata(&self.ballast).is_ok_and(|file| file.len() >= self.limits.ballast_bytes);
+        if there || !enough {
+            return;
+        }
+        let made = fs::File::create(&self.ballast).and_then(|mut file| {
+            let block = vec![0xB5_u8; 64 * 1024];
+            let mut left = self.limits.ballast_bytes;
+            while left > 0 {
+                let bytes = usize::try_from(left).unwrap_or(block.len()).min(block.len());
+                file.write_all(&block[..bytes])?;
+                left -= bytes as u64;
+            }
+            file.sync_all()
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "the ballast file cannot be made");
+            let _ = fs::remove_file(&self.ballast);
+        }
+    }
+}
+
+/// Bytes that the database uses: its pages without the free ones.
+///
+/// # Errors
+/// SQLite's.
+pub fn database_bytes(conn: &Connection) -> rusqlite::Result<u64> {
+    let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let used = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
+    Ok(u64::try_from(used.saturating_mul(pragma("page_size")?)).unwrap_or(0))
+}
+
+#[cfg(unix)]
+fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
+}

@@ -1,0 +1,84 @@
+//! An agent enrolls: its public key and name against one use of a join string.
+
+use super::audit::{self, Actor};
+use super::error::StoreError;
+use super::op::Apply;
+use crate::protocol::ids::AgentId;
+use crate::protocol::name::{AgentName, Tags};
+use rusqlite::OptionalExtension;
+
+/// An enrollment.
+#[derive(Clone, Debug)]
+pub struct Enroll {
+    /// The address it comes from.
+    pub peer: Option<String>,
+    /// Hash of the join string's secret.
+    pub secret_hash: [u8; 32],
+    /// Ed25519.
+    pub public_key: [u8; 32],
+    /// The name it wants.
+    pub name: AgentName,
+    /// Its tags, checked.
+    pub tags: Tags,
+}
+
+/// The agent.
+#[derive(Clone, Debug)]
+pub struct Enrolled {
+    /// Its id.
+    pub id: AgentId,
+    /// Its name.
+    pub name: String,
+}
+
+impl Enroll {
+    /// Adds the agent and uses the join string up by one. The same key with the same join string is the same agent, so
+    /// that a lost answer can be asked for again.
+    ///
+    /// # Errors
+    /// `JoinRefused`; `Conflict` for a key that enrolled otherwise; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Enrolled, StoreError> {
+        const JOIN: &str =
+            "SELECT seq, uses < uses_max, expires_ms > ?2, revoked_ms IS NULL FROM joins WHERE hash = ?1";
+        const KNOWN: &str = "SELECT id, name, join_seq, revoked_ms IS NULL FROM agents WHERE public_key = ?1";
+        const USE: &str = "UPDATE joins SET uses = uses + 1 WHERE seq = ?1";
+        const AGENT: &str = "INSERT INTO agents (id, name, public_key, tags, join_seq, enrolled_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let join: Option<(i64, bool, bool, bool)> = apply
+            .conn
+            .prepare_cached(JOIN)?
+            .query_row((self.secret_hash, apply.now_ms), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?;
+        let Some((join_seq, has_uses, fresh, good)) = join else {
+            return Err(StoreError::JoinRefused("the join string is not known here"));
+        };
+        let known: Option<([u8; 16], String, i64, bool)> = apply
+            .conn
+            .prepare_cached(KNOWN)?
+            .query_row([self.public_key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .optional()?;
+        if let Some((id, name, used, not_revoked)) = known {
+            return if used == join_seq && not_revoked {
+                Ok(Enrolled { id: AgentId::from_bytes(id), name })
+            } else {
+                Err(StoreError::Conflict(
+                    "this key has enrolled before; remove the agent's data folder first".to_owned(),
+                ))
+            };
+        }
+        match (good, fresh, has_uses) {
+            (false, _, _) => return Err(StoreError::JoinRefused("the join string was revoked")),
+            (_, false, _) => return Err(StoreError::JoinRefused("the join string has expired")),
+            (_, _, false) => return Err(StoreError::JoinRefused("the join string has been used up")),
+            (true, true, true) => {}
+        }
+        let id = AgentId::new();
+        let tags = serde_json::to_string(&self.tags).map_err(|error| StoreError::Sql(error.to_string()))?;
+        apply.conn.prepare_cached(USE)?.execute([join_seq])?;
+        let row = (id.as_bytes(), self.name.as_str(), self.public_key, tags, join_seq, apply.now_ms);
+        apply.conn.prepare_cached(AGENT)?.execute(row)?;
+        let actor = Actor { token_seq: None, name: "join string".to_owned(), peer: self.peer.clone() };
+        audit::record(apply, &actor, "agent.enroll", &id, &serde_json::json!({ "name": self.name }))?;
+        Ok(Enrolled { id, name: self.name.to_string() })
+    }
+}

@@ -1,0 +1,319 @@
+//! Commands as people read them: one with everything that happened, lists, and what is new since a cursor.
+
+use super::enqueue::find_agent;
+use super::error::StoreError;
+use super::store::Store;
+use super::transition::state_column;
+use crate::protocol::http::{
+    CommandResponse, CommandsResponse, DeliveryResponse, LIST_DELIVERIES_MAX, OutputEvent, TransitionEvent,
+    TransitionResponse,
+};
+use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
+use crate::protocol::outcome::StreamSummary;
+use crate::protocol::output::Stream;
+use crate::protocol::spec::Spec;
+use crate::protocol::state::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::{Connection, OptionalExtension, Row};
+use std::collections::BTreeMap;
+
+/// A command as read.
+#[derive(Clone, Debug)]
+pub struct CommandRead {
+    /// Its row number, to wait on.
+    pub seq: i64,
+    /// As answered.
+    pub response: CommandResponse,
+}
+
+/// Reads a command with at most `deliveries_max` deliveries (none: all), with or without their transitions.
+///
+/// # Errors
+/// `NotFound`; SQLite's.
+pub fn command_response(
+    conn: &Connection,
+    id: CommandId,
+    deliveries_max: Option<usize>,
+    transitions: bool,
+) -> Result<CommandRead, StoreError> {
+    const SQL: &str = "SELECT c.seq, c.created_ms, t.name, c.spec, c.not_after_ms, c.note \
+         FROM commands c JOIN tokens t ON t.seq = c.token_seq WHERE c.id = ?1";
+    const STATES: &str = "SELECT state, count(*) FROM deliveries WHERE command_seq = ?1 GROUP BY state";
+    let read = conn
+        .prepare_cached(SQL)?
+        .query_row([id.as_bytes()], |row| {
+            let spec: String = row.get(3)?;
+            Ok(CommandRead {
+                seq: row.get(0)?,
+                response: CommandResponse {
+                    id,
+                    created_ms: row.get(1)?,
+                    created_by: row.get(2)?,
+                    summary: Spec::parse(spec.as_bytes()).map(|spec| spec.summary()).unwrap_or_default(),
+                    spec,
+                    not_after_ms: row.get(4)?,
+                    note: row.get(5)?,
+                    state: None,
+                    states: BTreeMap::new(),
+                    deliveries: Vec::new(),
+                },
+            })
+        })
+        .optional()?;
+    let mut read = read.ok_or_else(|| StoreError::NotFound { what: "command", key: id.to_string() })?;
+    let response = &mut read.response;
+    let mut statement = conn.prepare_cached(STATES)?;
+    let states = statement.query_map([read.seq], |row| Ok((state_column(row, 0)?, row.get(1)?)))?;
+    response.states = states.collect::<Result<_, _>>()?;
+    response.deliveries = deliveries(conn, read.seq, deliveries_max)?;
+    if let [only] = response.deliveries.as_slice() {
+        response.state = (response.states.values().sum::<u64>() == 1).then_some(only.state);
+    }
+    if transitions {
+        add_transitions(conn, read.seq, &mut response.deliveries)?;
+    }
+    Ok(read)
+}
+
+fn deliveries(conn: &Connection, command_seq: i64, max: Option<usize>) -> Result<Vec<DeliveryResponse>, StoreError> {
+    const SQL: &str = "SELECT d.id, a.id, a.name, d.state, d.attempt, d.exit_code, d.signal, d.reason, \
+         d.cancel_requested_ms, d.accepted_ms, d.started_ms, d.finished_ms, d.duration_ms, \
+         d.stdout_next, d.stdout_kept, d.stdout_bytes, d.stderr_next, d.stderr_kept, d.stderr_bytes \
+         FROM deliveries d JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = ?1 ORDER BY d.seq LIMIT ?2";
+    fn stream(row: &Row<'_>, first: usize) -> rusqlite::Result<StreamSummary> {
+        let (next, kept, all): (u64, u64, Option<u64>) = (row.get(first)?, row.get(first + 1)?, row.get(first + 2)?);
+        let bytes = all.unwrap_or(next);
+        Ok(StreamSummary { bytes, dropped: bytes.saturating_sub(kept) })
+    }
+    let limit = max.and_then(|max| i64::try_from(max).ok()).unwrap_or(-1);
+    let mut statement = conn.prepare_cached(SQL)?;
+    let rows = statement.query_map((command_seq, limit), |row| {
+        Ok(DeliveryResponse {
+            id: DeliveryId::from_bytes(row.get(0)?),
+            agent_id: AgentId::from_bytes(row.get(1)?),
+            agent_name: row.get(2)?,
+            state: state_column(row, 3)?,
+            attempt: row.get(4)?,
+            exit_code: row.get(5)?,
+            signal: row.get(6)?,
+            reason: row.get(7)?,
+            cancel_requested_ms: row.get(8)?,
+            accepted_ms: row.get(9)?,
+            started_ms: row.get(10)?,
+            finished_ms: row.get(11)?,
+            duration_ms: row.get(12)?,
+            stdout: stream(row, 13)?,
+            stderr: stream(row, 16)?,
+            transitions: Vec::new(),
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn transition(row: &Row<'_>, first: usize) -> rusqlite::Result<TransitionResponse> {
+    Ok(TransitionResponse {
+        at_ms: row.get(first)?,
+        event: row.get(first + 1)?,
+        epoch: row.get(first + 2)?,
+        attempt: row.get(first + 3)?,
+        cause: row.get(first + 4)?,
+    })
+}
+
+fn add_transitions(conn: &Connection, command_seq: i64, rows: &mut [DeliveryResponse]) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT d.id, t.at_ms, t.event, t.epoch, t.attempt, t.cause FROM deliveries d \
+         JOIN transitions t ON t.delivery_seq = d.seq WHERE d.command_seq = ?1 ORDER BY d.seq, t.seq"; // transitions_delivery
+    let mut by_id: BTreeMap<DeliveryId, Vec<TransitionResponse>> = BTreeMap::new();
+    let mut statement = conn.prepare_cached(SQL)?;
+    let mut found = statement.query([command_seq])?;
+    while let Some(row) = found.next()? {
+        by_id.entry(DeliveryId::from_bytes(row.get(0)?)).or_default().push(transition(row, 1)?);
+    }
+    for delivery in rows {
+        delivery.transitions = by_id.remove(&delivery.id).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Where an event stream stands: the last transition and the last piece of output that it has shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// `transitions.seq`.
+    pub transition: i64,
+    /// `output.seq`.
+    pub output: i64,
+}
+
+/// Most events of one read.
+pub const EVENTS_MAX: u32 = 256;
+
+/// What is new.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// In the order in which to show them, each with the cursor after it.
+    pub events: Vec<(Cursor, Event)>,
+    /// Every delivery has ended, and nothing more is to be shown.
+    pub ended: bool,
+}
+
+/// One piece of news.
+#[derive(Debug)]
+pub enum Event {
+    /// Something happened to a delivery.
+    Transition(TransitionEvent),
+    /// Output came.
+    Output(OutputEvent),
+}
+
+/// Filters of a history list.
+#[derive(Clone, Debug, Default)]
+pub struct HistoryFilter {
+    /// Commands with a delivery in this state.
+    pub state: Option<State>,
+    /// Commands for this agent (id or name).
+    pub agent: Option<String>,
+    /// Older than this command.
+    pub before: Option<CommandId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+impl Store {
+    /// One command with all deliveries, with or without transitions.
+    ///
+    /// # Errors
+    /// `NotFound`; SQLite's.
+    pub async fn command(&self, id: CommandId, transitions: bool) -> Result<CommandRead, StoreError> {
+        self.read(move |conn| command_response(conn, id, None, transitions)).await
+    }
+
+    /// Commands, newest first.
+    ///
+    /// # Errors
+    /// `NotFound` for an agent or a `before` that is not known, `Ambiguous`; SQLite's.
+    pub async fn history(&self, filter: HistoryFilter) -> Result<CommandsResponse, StoreError> {
+        self.read(move |conn| history(conn, &filter)).await
+    }
+
+    /// What is new of a command since `cursor`, at most [`EVENTS_MAX`] of each kind.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn events(&self, command_seq: i64, cursor: Cursor) -> Result<Events, StoreError> {
+        self.read(move |conn| events(conn, command_seq, cursor)).await
+    }
+}
+
+fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse, StoreError> {
+    const BEFORE: &str = "SELECT seq FROM commands WHERE id = ?1";
+    const OF_AGENT: &str = "SELECT c.id FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
+         WHERE d.agent_seq = ?1 AND d.command_seq < ?2 AND (?3 IS NULL OR d.state = ?3) \
+         ORDER BY d.command_seq DESC LIMIT ?4"; // deliveries_agent
+    const ALL: &str = "SELECT c.id FROM commands c WHERE c.seq < ?2 AND (?3 IS NULL OR EXISTS ( \
+             SELECT 1 FROM deliveries d WHERE d.command_seq = c.seq AND d.state = ?3)) AND ?1 IS NULL \
+         ORDER BY c.seq DESC LIMIT ?4";
+    let before = match filter.before {
+        None => i64::MAX,
+        Some(id) => conn
+            .prepare_cached(BEFORE)?
+            .query_row([id.as_bytes()], |row| row.get(0))
+            .optional()?
+            .ok_or_else(|| StoreError::NotFound { what: "command", key: id.to_string() })?,
+    };
+    let agent = filter.agent.as_deref().map(|key| find_agent(conn, key)).transpose()?.map(|agent| agent.seq);
+    let state = filter.state.map(State::as_str);
+    let mut statement = conn.prepare_cached(if agent.is_some() { OF_AGENT } else { ALL })?;
+    let mut ids: Vec<CommandId> = statement
+        .query_map((agent, before, state, filter.limit + 1), |row| Ok(CommandId::from_bytes(row.get(0)?)))?
+        .collect::<Result<_, _>>()?;
+    let more = ids.len() > filter.limit as usize;
+    ids.truncate(filter.limit as usize);
+    let next = ids.last().copied().filter(|_| more);
+    let mut commands = Vec::with_capacity(ids.len());
+    for id in ids {
+        commands.push(command_response(conn, id, Some(LIST_DELIVERIES_MAX), false)?.response);
+    }
+    Ok(CommandsResponse { commands, next })
+}
+
+fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor) -> Result<Events, StoreError> {
+    // One snapshot, so that an end is never seen without the output before it.
+    let tx = conn.unchecked_transaction()?;
+    let transitions = new_transitions(&tx, command_seq, cursor)?;
+    let outputs = new_outputs(&tx, command_seq, cursor)?;
+    let full = |count: usize| count >= EVENTS_MAX as usize;
+    let (transitions_full, outputs_full) = (full(transitions.len()), full(outputs.len()));
+    let is_end = |event: &TransitionEvent| event.transition.event.parse().is_ok_and(State::is_terminal);
+    // Ends are shown after the output; while output is cut off they wait for the next read.
+    let shown = transitions.iter().position(|(_, event)| is_end(event)).unwrap_or(transitions.len());
+    let mut events = Events::default();
+    let mut transitions = transitions.into_iter();
+    for (seq, event) in transitions.by_ref().take(shown) {
+        cursor.transition = seq;
+        events.events.push((cursor, Event::Transition(event)));
+    }
+    for (seq, event) in outputs {
+        cursor.output = seq;
+        events.events.push((cursor, Event::Output(event)));
+    }
+    if outputs_full {
+        return Ok(events);
+    }
+    for (seq, event) in transitions {
+        cursor.transition = seq;
+        events.events.push((cursor, Event::Transition(event)));
+    }
+    events.ended = !transitions_full && all_ended(&tx, command_seq)?;
+    Ok(events)
+}
+
+fn all_ended(conn: &Connection, command_seq: i64) -> Result<bool, StoreError> {
+    const OPEN: &str = "SELECT 1 FROM deliveries WHERE command_seq = ?1 AND state IN ('queued', 'accepted', 'running')";
+    Ok(!conn.prepare_cached(OPEN)?.exists([command_seq])?)
+}
+
+fn new_transitions(
+    conn: &Connection,
+    command_seq: i64,
+    cursor: Cursor,
+) -> Result<Vec<(i64, TransitionEvent)>, StoreError> {
+    const SQL: &str = "SELECT t.seq, d.id, a.id, a.name, d.exit_code, d.reason, \
+         t.at_ms, t.event, t.epoch, t.attempt, t.cause \
+         FROM deliveries d JOIN agents a ON a.seq = d.agent_seq JOIN transitions t ON t.delivery_seq = d.seq \
+         WHERE d.command_seq = ?1 AND t.seq > ?2 ORDER BY t.seq LIMIT ?3"; // transitions_delivery
+    let mut statement = conn.prepare_cached(SQL)?;
+    let rows = statement.query_map((command_seq, cursor.transition, EVENTS_MAX), |row| {
+        let transition = transition(row, 6)?;
+        let ended = transition.event.parse().is_ok_and(State::is_terminal);
+        let event = TransitionEvent {
+            delivery: DeliveryId::from_bytes(row.get(1)?),
+            agent_id: AgentId::from_bytes(row.get(2)?),
+            agent_name: row.get(3)?,
+            transition,
+            exit_code: if ended { row.get(4)? } else { None },
+            reason: if ended { row.get(5)? } else { None },
+        };
+        Ok((row.get(0)?, event))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn new_outputs(conn: &Connection, command_seq: i64, cursor: Cursor) -> Result<Vec<(i64, OutputEvent)>, StoreError> {
+    const SQL: &str = "SELECT o.seq, d.id, a.id, a.name, o.stream, o.offset, o.bytes \
+         FROM deliveries d JOIN agents a ON a.seq = d.agent_seq JOIN output o ON o.delivery_seq = d.seq \
+         WHERE d.command_seq = ?1 AND o.seq > ?2 ORDER BY o.seq LIMIT ?3";
+    let mut statement = conn.prepare_cached(SQL)?;
+    let rows = statement.query_map((command_seq, cursor.output, EVENTS_MAX), |row| {
+        let event = OutputEvent {
+            delivery: DeliveryId::from_bytes(row.get(1)?),
+            agent_id: AgentId::from_bytes(row.get(2)?),
+            agent_name: row.get(3)?,
+            stream: Stream::from_number(row.get(4)?).unwrap_or(Stream::Stdout),
+            offset: row.get(5)?,
+            data: STANDARD.encode(row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?),
+        };
+        Ok((row.get(0)?, event))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}

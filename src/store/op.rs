@@ -1,0 +1,141 @@
+//! The operations on the database, as data.
+//!
+//! They are an enum and not closures over a connection, so that a group can be applied again after a failure and
+//! another engine could apply the same group. Each operation is a struct in its own file with one `apply`.
+
+use super::agents::{RevokeAgent, StoreFacts};
+use super::cancel::{Cancel, Cancelled};
+use super::commit::Touched;
+use super::enqueue::{Enqueue, Enqueued};
+use super::enroll::{Enroll, Enrolled};
+use super::error::StoreError;
+use super::joins::{CreateJoin, RevokeJoin};
+use super::output::AppendOutput;
+use super::progress::{Accept, Finish, Progress, RecordDispatch, Start};
+use super::reap::{Reap, Reaped};
+use super::retain::Retain;
+use super::session::{BeginSession, EndSession, SessionBegun};
+use super::tokens::{CreateToken, RevokeToken};
+use crate::protocol::http::{AgentResponse, JoinResponse, TokenResponse};
+use rusqlite::Connection;
+
+/// What an operation works with.
+pub struct Apply<'a> {
+    /// The write connection, inside a savepoint.
+    pub conn: &'a Connection,
+    /// The time of this group, in Unix milliseconds.
+    pub now_ms: i64,
+    /// Whom to wake after the commit, and what to count.
+    pub touched: &'a mut Touched,
+    /// Why submissions are refused at present, if they are.
+    pub quota: Option<&'a str>,
+}
+
+/// A typed operation.
+pub trait Operation: Sized + Send {
+    /// What it answers.
+    type Answer: Send + 'static;
+    /// As one of the enum.
+    fn into_op(self) -> Op;
+    /// Takes the answer out of the enum. None never happens: each operation makes its own kind of answer.
+    fn answer(done: Done) -> Option<Self::Answer>;
+}
+
+macro_rules! operations {
+    ($($(#[$doc:meta])* $op:ident => $answer:ty),+ $(,)?) => {
+        /// One operation.
+        #[derive(Clone, Debug)]
+        #[allow(clippy::large_enum_variant)] // Frame-sized; boxing each would cost more than the moves.
+        pub enum Op { $($(#[$doc])* $op($op)),+ }
+
+        /// What one operation answered.
+        #[derive(Debug)]
+        #[allow(clippy::large_enum_variant)]
+        pub enum Done { $($(#[$doc])* $op($answer)),+ }
+
+        impl Op {
+            /// Applies it inside the caller's savepoint.
+            ///
+            /// # Errors
+            /// The operation's own; the caller rolls its savepoint back.
+            pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Done, StoreError> {
+                match self { $(Op::$op(op) => op.apply(apply).map(Done::$op)),+ }
+            }
+        }
+
+        $(impl Operation for $op {
+            type Answer = $answer;
+            fn into_op(self) -> Op { Op::$op(self) }
+            fn answer(done: Done) -> Option<$answer> {
+                match done { Done::$op(answer) => Some(answer), _ => None }
+            }
+        })+
+    };
+}
+
+operations! {
+    /// A submission.
+    Enqueue => Enqueued,
+    /// A request to cancel.
+    Cancel => Cancelled,
+    /// An agent authenticated.
+    BeginSession => SessionBegun,
+    /// Its session ended.
+    EndSession => (),
+    /// Dispatch frames are about to be written.
+    RecordDispatch => (),
+    /// The agent journaled a delivery.
+    Accept => Progress,
+    /// The agent started it.
+    Start => Progress,
+    /// A piece of output.
+    AppendOutput => Progress,
+    /// It ended.
+    Finish => Progress,
+    /// Host inventory.
+    StoreFacts => (),
+    /// What time ends.
+    Reap => Reaped,
+    /// History over its limits.
+    Retain => u64,
+    /// A join string is made.
+    CreateJoin => JoinResponse,
+    /// A join string is revoked.
+    RevokeJoin => (),
+    /// An agent enrolls.
+    Enroll => Enrolled,
+    /// An agent is revoked.
+    RevokeAgent => AgentResponse,
+    /// A token is made.
+    CreateToken => TokenResponse,
+    /// A token is revoked.
+    RevokeToken => (),
+    /// Asks whether another process changed the database.
+    LookOutside => bool,
+    /// The last operation.
+    Close => (),
+}
+
+/// Ends the committing thread after its group. What is queued behind it is answered [`StoreError::Closed`].
+#[derive(Clone, Debug)]
+pub struct Close;
+
+impl Close {
+    fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        apply.touched.close = true;
+        Ok(())
+    }
+}
+
+/// Asks whether another process changed the database since the last time.
+#[derive(Clone, Debug)]
+pub struct LookOutside;
+
+impl LookOutside {
+    fn apply(&self, apply: &mut Apply<'_>) -> Result<bool, StoreError> {
+        // Changes only by commits of other connections (https://sqlite.org/pragma.html#pragma_data_version).
+        let version: i64 = apply.conn.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        let seen = apply.touched.data_version.replace(version);
+        Ok(seen.is_some_and(|seen| seen != version))
+    }
+}

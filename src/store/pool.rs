@@ -1,0 +1,62 @@
+//! Connections: how each is opened, and the pool of read-only ones.
+
+use rusqlite::{Connection, OpenFlags};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long a statement waits for a lock that another process holds (an operator's shell).
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Read connections. Reads are short; more would only wait for the two or four cores.
+pub const READERS: u32 = 4;
+/// Prepared statements kept by each connection: more than there are statements.
+const STATEMENTS: usize = 128;
+
+/// Opens the write connection.
+///
+/// # Errors
+/// SQLite's.
+pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open(path)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    // Only takes effect in a new file.
+    conn.pragma_update(None, "page_size", 8192)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    // FULL: a commit is on the disk before it is answered (https://sqlite.org/pragma.html#pragma_synchronous).
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    // A WAL that grew under load gives its space back.
+    conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    conn.pragma_update(None, "cache_size", -16_000)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    Ok(conn)
+}
+
+/// Makes read-only connections for r2d2.
+#[derive(Debug)]
+pub struct ReadOnly {
+    /// The database file.
+    pub path: PathBuf,
+}
+
+impl r2d2::ManageConnection for ReadOnly {
+    type Connection = Connection;
+    type Error = rusqlite::Error;
+
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(&self.path, flags)?;
+        conn.busy_timeout(BUSY_TIMEOUT)?;
+        conn.pragma_update(None, "query_only", true)?;
+        conn.pragma_update(None, "cache_size", -4_000)?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS);
+        Ok(conn)
+    }
+
+    fn is_valid(&self, conn: &mut Connection) -> rusqlite::Result<()> {
+        conn.execute_batch("SELECT 1")
+    }
+
+    fn has_broken(&self, _conn: &mut Connection) -> bool {
+        false
+    }
+}

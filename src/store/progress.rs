@@ -1,0 +1,231 @@
+//! What a session reports of a delivery: dispatched, accepted, started, finished.
+//!
+//! Each report carries the session's epoch; an older one than the agent's newest is fenced off here, so that two
+//! connections of one agent can never interleave their writes.
+
+use super::error::StoreError;
+use super::op::Apply;
+use super::transition::{Because, DeliveryRow, LOST_GRACE_MS, find, record, transition};
+use crate::protocol::ids::DeliveryId;
+use crate::protocol::outcome::Outcome;
+use crate::protocol::state::State;
+
+/// What a report met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Written, or it was there already.
+    Done,
+    /// The delivery has ended here: the agent should end it too.
+    Ended,
+    /// No such delivery of this agent.
+    Unknown,
+    /// It was never dispatched, so the agent cannot have it.
+    NotDispatched,
+    /// The report does not fit the delivery's state.
+    Unexpected,
+}
+
+/// Who reports, about what.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// The session's epoch.
+    pub epoch: u64,
+    /// Which delivery.
+    pub delivery: DeliveryId,
+}
+
+impl Report {
+    /// Finds the row, or what to answer instead.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn find(&self, apply: &Apply<'_>) -> Result<Result<DeliveryRow, Progress>, StoreError> {
+        fence(apply, self.agent_seq, self.epoch)?;
+        Ok(match find(apply, self.agent_seq, self.delivery)? {
+            None => Err(Progress::Unknown),
+            Some(row) if row.state == State::Queued && row.attempt == 0 => Err(Progress::NotDispatched),
+            Some(row) => Ok(row),
+        })
+    }
+
+    fn because(&self) -> Because<'static> {
+        Because { epoch: Some(self.epoch), ..Because::default() }
+    }
+}
+
+fn fence(apply: &Apply<'_>, agent_seq: i64, epoch: u64) -> Result<(), StoreError> {
+    const SQL: &str = "SELECT epoch FROM agents WHERE seq = ?1";
+    let newest: i64 = apply.conn.prepare_cached(SQL)?.query_row([agent_seq], |row| row.get(0))?;
+    if u64::try_from(newest) == Ok(epoch) { Ok(()) } else { Err(StoreError::Fenced) }
+}
+
+/// Dispatch frames are about to be written.
+#[derive(Clone, Debug)]
+pub struct RecordDispatch {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// The session's epoch.
+    pub epoch: u64,
+    /// Which deliveries.
+    pub deliveries: Vec<DeliveryId>,
+}
+
+impl RecordDispatch {
+    /// Counts the attempts and puts the rows in doubt: from now on the agent may hold them.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
+        fence(apply, self.agent_seq, self.epoch)?;
+        for id in &self.deliveries {
+            if let Some(row) = find(apply, self.agent_seq, *id)?.filter(|row| row.state == State::Queued) {
+                apply.conn.prepare_cached(SQL)?.execute([row.seq])?;
+                let because = Because { epoch: Some(self.epoch), ..Because::default() };
+                record(apply, &row, "dispatched", Some(row.attempt + 1), &because)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The agent has it in its journal. Repeated while it waits for a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Accept(
+    /// Who and what.
+    pub Report,
+);
+
+impl Accept {
+    /// Takes the row out of the outbox; a repetition puts off the moment at which it counts as lost.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Progress, StoreError> {
+        const AGAIN: &str = "UPDATE deliveries SET due_ms = ?2 WHERE seq = ?1";
+        let mut row = match self.0.find(apply)? {
+            Ok(row) => row,
+            Err(progress) => return Ok(progress),
+        };
+        match row.state {
+            State::Queued => {
+                transition(apply, &mut row, State::Accepted, &self.0.because())?;
+                if row.cancel_requested {
+                    // It was asked for while the dispatch was under way: now there is somebody to ask.
+                    apply.touched.agents.insert(row.agent_seq);
+                }
+                Ok(Progress::Done)
+            }
+            State::Accepted => {
+                let due_ms = apply.now_ms + row.timeout_ms + LOST_GRACE_MS;
+                apply.conn.prepare_cached(AGAIN)?.execute((row.seq, due_ms))?;
+                Ok(Progress::Done)
+            }
+            State::Running | State::Lost => Ok(Progress::Done),
+            _ => Ok(Progress::Ended),
+        }
+    }
+}
+
+/// The agent started it.
+#[derive(Clone, Copy, Debug)]
+pub struct Start(
+    /// Who and what.
+    pub Report,
+);
+
+impl Start {
+    /// Moves it to `running`, by way of `accepted` if that report was lost.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Progress, StoreError> {
+        let mut row = match self.0.find(apply)? {
+            Ok(row) => row,
+            Err(progress) => return Ok(progress),
+        };
+        match row.state {
+            State::Queued | State::Accepted => {
+                advance(apply, &mut row, State::Running, &self.0.because())?;
+                Ok(Progress::Done)
+            }
+            State::Running | State::Lost => Ok(Progress::Done),
+            _ => Ok(Progress::Ended),
+        }
+    }
+}
+
+/// It ended.
+#[derive(Clone, Debug)]
+pub struct Finish {
+    /// Who and what.
+    pub report: Report,
+    /// How. Must be reportable.
+    pub outcome: Outcome,
+}
+
+impl Finish {
+    /// Writes the outcome. A second one changes nothing: the first is the truth, and the agent may forget it.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Progress, StoreError> {
+        const SQL: &str = "UPDATE deliveries SET exit_code = ?2, signal = ?3, duration_ms = ?4, \
+             stdout_bytes = max(?5, stdout_next), stderr_bytes = max(?6, stderr_next) WHERE seq = ?1";
+        let mut row = match self.report.find(apply)? {
+            Ok(row) => row,
+            Err(progress) => return Ok(progress),
+        };
+        if row.state.is_terminal() && row.state != State::Lost {
+            return Ok(Progress::Done);
+        }
+        let outcome = &self.outcome;
+        let because = Because { reason: outcome.reason.as_deref(), ..self.report.because() };
+        let contradicts = outcome.state == State::Succeeded && outcome.exit_code.is_some_and(|code| code != 0);
+        if !outcome.is_reportable() || contradicts {
+            return Ok(Progress::Unexpected);
+        }
+        if row.state != State::Lost {
+            let ran = !matches!(outcome.state, State::Cancelled | State::Expired | State::Refused);
+            let through = if ran { State::Running } else { State::Accepted };
+            advance(apply, &mut row, through, &self.report.because())?;
+        }
+        if !row.state.may_become(outcome.state) {
+            return Ok(Progress::Unexpected);
+        }
+        let exit_code = match outcome.state {
+            State::Succeeded => Some(0),
+            State::Expired | State::Refused => None,
+            _ => outcome.exit_code,
+        };
+        transition(apply, &mut row, outcome.state, &because)?;
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        apply.conn.prepare_cached(SQL)?.execute((
+            row.seq,
+            exit_code,
+            outcome.signal,
+            outcome.duration_ms.map(bytes),
+            bytes(outcome.stdout.bytes),
+            bytes(outcome.stderr.bytes),
+        ))?;
+        Ok(Progress::Done)
+    }
+}
+
+/// Moves a row forward to `accepted` or `running`, step by step; nothing if it is there or further.
+fn advance(
+    apply: &mut Apply<'_>,
+    row: &mut DeliveryRow,
+    until: State,
+    because: &Because<'_>,
+) -> Result<(), StoreError> {
+    if row.state == State::Queued {
+        transition(apply, row, State::Accepted, because)?;
+    }
+    if row.state == State::Accepted && until == State::Running {
+        transition(apply, row, State::Running, because)?;
+    }
+    Ok(())
+}

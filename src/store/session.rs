@@ -1,0 +1,157 @@
+//! The begin and end of an agent's session, and the reconciliation of its journal with our rows.
+
+use super::error::StoreError;
+use super::op::Apply;
+use super::output::positions;
+use super::transition::{Because, DeliveryRow, delivery_row, find, transition};
+use crate::protocol::close::CloseReason;
+use crate::protocol::frame::{JournalEntry, JournalVerdict};
+use crate::protocol::state::State;
+use rusqlite::{Connection, OptionalExtension};
+use std::collections::HashSet;
+
+/// An agent authenticated and said what its journal holds.
+#[derive(Clone, Debug)]
+pub struct BeginSession {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// Its version.
+    pub version: String,
+    /// Its operating system.
+    pub os: String,
+    /// All that its journal has not been allowed to forget.
+    pub journal: Vec<JournalEntry>,
+}
+
+/// The session.
+#[derive(Clone, Debug)]
+pub struct SessionBegun {
+    /// Higher than that of every earlier session of this agent.
+    pub epoch: u64,
+    /// One for each journal entry, same order.
+    pub verdicts: Vec<JournalVerdict>,
+}
+
+impl BeginSession {
+    /// Raises the epoch and reconciles.
+    ///
+    /// # Errors
+    /// `NotFound` for a revoked agent; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<SessionBegun, StoreError> {
+        const BEGIN: &str = "UPDATE agents SET epoch = epoch + 1, session_open = 1, connected_ms = ?2, proven_ms = ?2, \
+             version = ?3, os = ?4 WHERE seq = ?1 AND revoked_ms IS NULL RETURNING epoch";
+        let epoch: Option<i64> = apply
+            .conn
+            .prepare_cached(BEGIN)?
+            .query_row((self.agent_seq, apply.now_ms, &self.version, &self.os), |row| row.get(0))
+            .optional()?;
+        let epoch = epoch.ok_or(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() })?;
+        let epoch = u64::try_from(epoch).unwrap_or(0);
+        // An older session of this agent looks, and finds that it is over.
+        apply.touched.agents.insert(self.agent_seq);
+        let mut verdicts = Vec::with_capacity(self.journal.len());
+        for entry in &self.journal {
+            verdicts.push(self.reconcile(apply, epoch, entry)?);
+        }
+        self.reconcile_the_rest(apply, epoch)?;
+        Ok(SessionBegun { epoch, verdicts })
+    }
+
+    /// An entry of the journal: our row follows it.
+    fn reconcile(&self, apply: &mut Apply<'_>, epoch: u64, entry: &JournalEntry) -> Result<JournalVerdict, StoreError> {
+        let mut verdict = JournalVerdict { delivery: entry.delivery, keep: false, stdout_from: 0, stderr_from: 0 };
+        let Some(mut row) = find(apply, self.agent_seq, entry.delivery)? else { return Ok(verdict) };
+        if row.state.is_terminal() && row.state != State::Lost {
+            return Ok(verdict);
+        }
+        verdict.keep = true;
+        let because = Because { epoch: Some(epoch), cause: Some("in the agent's journal"), ..Because::default() };
+        if row.state == State::Queued {
+            transition(apply, &mut row, State::Accepted, &because)?;
+        }
+        if row.state == State::Accepted && entry.state == State::Running {
+            transition(apply, &mut row, State::Running, &because)?;
+        }
+        (verdict.stdout_from, verdict.stderr_from) = positions(apply.conn, row.seq)?;
+        Ok(verdict)
+    }
+
+    /// Rows that the journal does not have: what we thought accepted is lost, what was in doubt never arrived.
+    fn reconcile_the_rest(&self, apply: &mut Apply<'_>, epoch: u64) -> Result<(), StoreError> {
+        const HELD: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id \
+             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
+             WHERE d.agent_seq = ?1 AND d.state IN ('accepted', 'running')"; // deliveries_held
+        const DOUBTED: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id \
+             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
+             WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.in_doubt = 1"; // deliveries_outbox
+        const CLEAR: &str = "UPDATE deliveries SET in_doubt = 0, due_ms = ?2 WHERE seq = ?1";
+        let journaled: HashSet<[u8; 16]> = self.journal.iter().map(|entry| *entry.delivery.as_bytes()).collect();
+        let because =
+            Because { epoch: Some(epoch), cause: Some("reconciliation"), reason: Some("the agent no longer knows it") };
+        for (mut row, id) in rows(apply.conn, HELD, self.agent_seq)? {
+            if !journaled.contains(&id) {
+                transition(apply, &mut row, State::Lost, &because)?;
+            }
+        }
+        let because = Because { reason: Some("cancelled before it arrived"), ..because };
+        for (mut row, _) in rows(apply.conn, DOUBTED, self.agent_seq)? {
+            apply.conn.prepare_cached(CLEAR)?.execute((row.seq, row.not_after_ms))?;
+            if row.cancel_requested {
+                transition(apply, &mut row, State::Cancelled, &because)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rows(conn: &Connection, sql: &str, agent_seq: i64) -> Result<Vec<(DeliveryRow, [u8; 16])>, StoreError> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let rows = statement.query_map([agent_seq], |row| Ok((delivery_row(row)?, row.get(10)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// A session ended.
+#[derive(Clone, Debug)]
+pub struct EndSession {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// The session's epoch; nothing is written if it is not the agent's newest.
+    pub epoch: u64,
+    /// Its last proven round trip.
+    pub proven_ms: i64,
+    /// Why it ended.
+    pub reason: CloseReason,
+}
+
+impl EndSession {
+    /// Writes the end down.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE agents SET session_open = 0, proven_ms = ?3, close_reason = ?4, closed_ms = ?5 \
+             WHERE seq = ?1 AND epoch = ?2";
+        let epoch = i64::try_from(self.epoch).unwrap_or(i64::MAX);
+        let row = (self.agent_seq, epoch, self.proven_ms, self.reason.as_str(), apply.now_ms);
+        apply.conn.prepare_cached(SQL)?.execute(row)?;
+        Ok(())
+    }
+}
+
+/// At start: sessions that were open when the last process died have ended, and what was queued for their agents may
+/// have been dispatched without a record of it.
+///
+/// # Errors
+/// SQLite's.
+pub fn close_crashed_sessions(conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+    const DOUBT: &str = "UPDATE deliveries SET in_doubt = 1 WHERE state = 'queued' \
+         AND agent_seq IN (SELECT seq FROM agents WHERE session_open = 1)";
+    const CLOSE: &str = "UPDATE agents SET session_open = 0, close_reason = 'connection_lost', closed_ms = ?1 \
+         WHERE session_open = 1";
+    let tx = conn.unchecked_transaction()?;
+    tx.execute(DOUBT, [])?;
+    tx.execute(CLOSE, [now_ms])?;
+    tx.commit()
+}

@@ -1,0 +1,151 @@
+//! Operators' tokens: made, found by hash, listed, revoked. The token itself is never stored.
+
+use super::audit::{self, Actor};
+use super::error::StoreError;
+use super::op::Apply;
+use super::store::Store;
+use crate::protocol::http::{PAGE_MAX, Role, TokenResponse};
+use crate::protocol::ids::TokenId;
+use rusqlite::{OptionalExtension, Row};
+
+/// Makes a token.
+#[derive(Clone, Debug)]
+pub struct CreateToken {
+    /// Who makes it.
+    pub actor: Actor,
+    /// Whose it will be.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Hash of the token.
+    pub hash: [u8; 32],
+    /// Until when it is good; none: until revoked.
+    pub expires_ms: Option<i64>,
+}
+
+const COLUMNS: &str = "id, name, role, created_ms, expires_ms, revoked_ms";
+
+fn role(text: &str) -> Role {
+    match text {
+        "owner" => Role::Owner,
+        "technician" => Role::Technician,
+        // The schema allows no other; were there one, it would be the weakest.
+        _ => Role::Viewer,
+    }
+}
+
+fn response(row: &Row<'_>) -> rusqlite::Result<TokenResponse> {
+    Ok(TokenResponse {
+        id: TokenId::from_bytes(row.get(0)?),
+        token: None,
+        name: row.get(1)?,
+        role: role(row.get_ref(2)?.as_str()?),
+        created_ms: row.get(3)?,
+        expires_ms: row.get(4)?,
+        revoked_ms: row.get(5)?,
+    })
+}
+
+impl CreateToken {
+    /// Adds the row.
+    ///
+    /// # Errors
+    /// `Conflict` for a name in use; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<TokenResponse, StoreError> {
+        const TAKEN: &str = "SELECT 1 FROM tokens WHERE name = ?1 AND revoked_ms IS NULL"; // tokens_name
+        const SQL: &str = "INSERT INTO tokens (id, name, role, hash, created_ms, expires_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id, name, role, created_ms, expires_ms, revoked_ms";
+        if apply.conn.prepare_cached(TAKEN)?.exists([&self.name])? {
+            return Err(StoreError::Conflict(format!("a token named {:?} exists; revoke it first", self.name)));
+        }
+        let id = TokenId::new();
+        let row = (id.as_bytes(), &self.name, self.role.as_str(), self.hash, apply.now_ms, self.expires_ms);
+        let made = apply.conn.prepare_cached(SQL)?.query_row(row, response)?;
+        let detail = serde_json::json!({ "name": self.name, "role": self.role, "expires_ms": self.expires_ms });
+        audit::record(apply, &self.actor, "token.create", &id, &detail)?;
+        Ok(made)
+    }
+}
+
+/// Revokes a token, at once.
+#[derive(Clone, Debug)]
+pub struct RevokeToken {
+    /// Who revokes it.
+    pub actor: Actor,
+    /// Which.
+    pub id: TokenId,
+}
+
+impl RevokeToken {
+    /// Marks the row. Idempotent.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` for the last owner's token; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        const OTHERS: &str = "SELECT EXISTS (SELECT 1 FROM tokens WHERE role = 'owner' AND revoked_ms IS NULL \
+             AND (expires_ms IS NULL OR expires_ms > ?2) AND id <> ?1)";
+        const SQL: &str = "UPDATE tokens SET revoked_ms = coalesce(revoked_ms, ?2) WHERE id = ?1 RETURNING role";
+        let key = (self.id.as_bytes(), apply.now_ms);
+        let role: Option<String> = apply.conn.prepare_cached(SQL)?.query_row(key, |row| row.get(0)).optional()?;
+        let others: bool = apply.conn.prepare_cached(OTHERS)?.query_row(key, |row| row.get(0))?;
+        match role.as_deref() {
+            None => return Err(StoreError::NotFound { what: "token", key: self.id.to_string() }),
+            Some("owner") if !others => {
+                return Err(StoreError::Conflict("this is the last owner's token; make another one first".to_owned()));
+            }
+            Some(_) => {}
+        }
+        audit::record(apply, &self.actor, "token.revoke", &self.id, &serde_json::json!({}))
+    }
+}
+
+/// A token that is good now.
+#[derive(Clone, Debug)]
+pub struct Bearer {
+    /// Row number.
+    pub seq: i64,
+    /// Whose.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+impl Store {
+    /// The good token with this hash, if there is one.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn bearer(&self, hash: [u8; 32]) -> Result<Option<Bearer>, StoreError> {
+        const SQL: &str = "SELECT seq, name, role FROM tokens WHERE hash = ?1 AND revoked_ms IS NULL \
+             AND (expires_ms IS NULL OR expires_ms > ?2)";
+        let now_ms = self.clock.now_ms();
+        self.read(move |conn| {
+            // Found by the hash of 32 random bytes: what a comparison's time tells about it leads to no token.
+            let bearer = |row: &Row<'_>| {
+                Ok(Bearer { seq: row.get(0)?, name: row.get(1)?, role: role(row.get_ref(2)?.as_str()?) })
+            };
+            Ok(conn.prepare_cached(SQL)?.query_row((hash, now_ms), bearer).optional()?)
+        })
+        .await
+    }
+
+    /// Tokens, newest first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn tokens(&self) -> Result<Vec<TokenResponse>, StoreError> {
+        self.read(|conn| {
+            let sql = format!("SELECT {COLUMNS} FROM tokens ORDER BY seq DESC LIMIT {PAGE_MAX}");
+            Ok(conn.prepare_cached(&sql)?.query_map([], response)?.collect::<Result<_, _>>()?)
+        })
+        .await
+    }
+
+    /// Whether any token was ever made: if not, this is the first start.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn has_tokens(&self) -> Result<bool, StoreError> {
+        self.read(|conn| Ok(conn.prepare_cached("SELECT 1 FROM tokens")?.exists([])?)).await
+    }
+}

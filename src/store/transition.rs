@@ -1,0 +1,157 @@
+//! Moving a delivery: the one place where a state is written.
+
+use super::error::StoreError;
+use super::op::Apply;
+use crate::protocol::ids::DeliveryId;
+use crate::protocol::state::State;
+use rusqlite::{OptionalExtension, Row};
+
+/// After timeout (or, for a queued row in doubt, after expiry and timeout) a delivery without a report is lost this
+/// much later, in milliseconds: the kill's grace, a reconnect and the report must fit in.
+pub const LOST_GRACE_MS: i64 = 60_000;
+
+/// What a move needs to know of a delivery.
+#[derive(Clone, Debug)]
+pub struct DeliveryRow {
+    /// Row number.
+    pub seq: i64,
+    /// Its command's row number.
+    pub command_seq: i64,
+    /// Its agent's row number.
+    pub agent_seq: i64,
+    /// Where it stands.
+    pub state: State,
+    /// Dispatches so far.
+    pub attempt: u32,
+    /// Dispatched, and no hello has told since whether it arrived.
+    pub in_doubt: bool,
+    /// Somebody asked to cancel it.
+    pub cancel_requested: bool,
+    /// The command's timeout.
+    pub timeout_ms: i64,
+    /// The command's expiry.
+    pub not_after_ms: i64,
+    /// When the command was committed.
+    pub created_ms: i64,
+}
+
+/// The columns of [`DeliveryRow`], in the order that [`delivery_row`] reads them.
+pub const DELIVERY_COLUMNS: &str = "d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+     d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms";
+
+/// Reads [`DELIVERY_COLUMNS`].
+///
+/// # Errors
+/// SQLite's; a state that is none, which the schema rules out.
+pub fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
+    Ok(DeliveryRow {
+        seq: row.get(0)?,
+        command_seq: row.get(1)?,
+        agent_seq: row.get(2)?,
+        state: state_column(row, 3)?,
+        attempt: row.get(4)?,
+        in_doubt: row.get(5)?,
+        cancel_requested: row.get(6)?,
+        timeout_ms: row.get(7)?,
+        not_after_ms: row.get(8)?,
+        created_ms: row.get(9)?,
+    })
+}
+
+/// Reads a state.
+///
+/// # Errors
+/// SQLite's; a word that is no state.
+pub fn state_column(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
+    row.get_ref(column)?.as_str()?.parse().map_err(|error: crate::protocol::state::StateError| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+/// Finds a delivery of one agent by its id: another agent's is not found.
+///
+/// # Errors
+/// SQLite's.
+pub fn find(apply: &Apply<'_>, agent_seq: i64, id: DeliveryId) -> Result<Option<DeliveryRow>, StoreError> {
+    const SQL: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+         d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
+         FROM deliveries d JOIN commands c ON c.seq = d.command_seq WHERE d.id = ?1 AND d.agent_seq = ?2"; // unique id
+    let mut statement = apply.conn.prepare_cached(SQL)?;
+    Ok(statement.query_row((id.as_bytes(), agent_seq), delivery_row).optional()?)
+}
+
+/// What goes with a move.
+#[derive(Clone, Debug, Default)]
+pub struct Because<'a> {
+    /// The session concerned.
+    pub epoch: Option<u64>,
+    /// Who or what.
+    pub cause: Option<&'a str>,
+    /// For terminal states: stored with the delivery.
+    pub reason: Option<&'a str>,
+}
+
+/// Moves a delivery, with its times, and records it.
+///
+/// # Errors
+/// [`StoreError::Conflict`] for a move that the state machine forbids; SQLite's.
+pub fn transition(
+    apply: &mut Apply<'_>,
+    delivery: &mut DeliveryRow,
+    next: State,
+    because: &Because<'_>,
+) -> Result<(), StoreError> {
+    const ACCEPTED: &str =
+        "UPDATE deliveries SET state = 'accepted', in_doubt = 0, accepted_ms = ?2, due_ms = ?3 WHERE seq = ?1";
+    const RUNNING: &str = "UPDATE deliveries SET state = 'running', started_ms = ?2, due_ms = ?3 WHERE seq = ?1";
+    const ENDED: &str = "UPDATE deliveries SET state = ?2, in_doubt = 0, finished_ms = ?3, reason = ?4 WHERE seq = ?1";
+    if !delivery.state.may_become(next) {
+        return Err(StoreError::Conflict(format!("a delivery that is {} cannot become {next}", delivery.state)));
+    }
+    let now_ms = apply.now_ms;
+    let due_ms = now_ms + delivery.timeout_ms + LOST_GRACE_MS;
+    match next {
+        State::Accepted => {
+            apply.conn.prepare_cached(ACCEPTED)?.execute((delivery.seq, now_ms, due_ms))?;
+            apply.touched.accept_ms.push(now_ms - delivery.created_ms);
+        }
+        State::Running => {
+            apply.conn.prepare_cached(RUNNING)?.execute((delivery.seq, now_ms, due_ms))?;
+        }
+        _ => {
+            apply.conn.prepare_cached(ENDED)?.execute((delivery.seq, next.as_str(), now_ms, because.reason))?;
+        }
+    }
+    record(apply, delivery, next.as_str(), None, because)?;
+    apply.touched.states.push(next);
+    delivery.state = next;
+    Ok(())
+}
+
+/// Records something that happened without a move: `dispatched`, `cancel_requested`, or a move itself.
+///
+/// # Errors
+/// SQLite's.
+pub fn record(
+    apply: &mut Apply<'_>,
+    delivery: &DeliveryRow,
+    event: &str,
+    attempt: Option<u32>,
+    because: &Because<'_>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "INSERT INTO transitions (delivery_seq, at_ms, before, event, epoch, attempt, cause) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let epoch = because.epoch.map(|epoch| i64::try_from(epoch).unwrap_or(i64::MAX));
+    let before = delivery.state.as_str();
+    apply.conn.prepare_cached(SQL)?.execute((
+        delivery.seq,
+        apply.now_ms,
+        before,
+        event,
+        epoch,
+        attempt,
+        because.cause,
+    ))?;
+    apply.touched.commands.insert(delivery.command_seq);
+    Ok(())
+}
