@@ -3,10 +3,17 @@
 use super::look::Look;
 use super::text::clean;
 use crate::protocol::state::State;
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, Color, ColumnConstraint, ContentArrangement, Table, Width, presets};
 
 /// Columns between two columns of a table.
 const GAP: u16 = 2;
+/// What a wrapped column keeps at least, in characters: less is a column of syllables.
+const WRAPPED_MIN: u16 = 12;
+/// An id's length.
+const ID_CHARS: u16 = 36;
+/// A terminal that says it is narrower than this (0 is common) does not know, and this is assumed instead.
+const WIDTH_MIN: u16 = 20;
+const WIDTH_DEFAULT: u16 = 80;
 
 /// Where a table is printed to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,17 +79,41 @@ pub fn draw(headings: &[&str], rows: Vec<Vec<Field>>, to: To) -> String {
             }
         }));
     }
-    for column in table.column_iter_mut() {
+    if table.width().is_some_and(|width| width < WIDTH_MIN) {
+        table.set_width(WIDTH_DEFAULT);
+    }
+    let widths = table.column_max_content_widths();
+    let whole = whole_columns(&widths, table.width().unwrap_or(u16::MAX));
+    for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, GAP));
+        column.set_constraint(if whole.contains(&index) {
+            ColumnConstraint::ContentWidth
+        } else {
+            ColumnConstraint::LowerBoundary(Width::Fixed(WRAPPED_MIN.min(widths[index]) + GAP))
+        });
     }
     table.trim_fmt()
+}
+
+/// The columns that are not wrapped: narrow ones first, as long as the others keep [`WRAPPED_MIN`]. Ids always: one in
+/// two pieces cannot be copied.
+fn whole_columns(widths: &[u16], available: u16) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..widths.len()).collect();
+    order.sort_by_key(|index| (widths[*index] != ID_CHARS, widths[*index]));
+    let least = |index: &usize| u32::from(WRAPPED_MIN.min(widths[*index]) + GAP);
+    let mut used: u32 = order.iter().map(least).sum();
+    let fits = |index: &usize| {
+        used += u32::from(widths[*index] + GAP) - least(index);
+        widths[*index] == ID_CHARS || used <= u32::from(available)
+    };
+    order.into_iter().take_while(fits).collect()
 }
 
 /// Columns of the terminal that standard error is, if it is one.
 pub fn stderr_width() -> Option<u16> {
     let mut table = Table::new();
     table.use_stderr();
-    table.width()
+    table.width().map(|width| if width < WIDTH_MIN { WIDTH_DEFAULT } else { width })
 }
 
 fn state_colour(state: State) -> Option<Color> {
@@ -98,6 +129,14 @@ fn state_colour(state: State) -> Option<Color> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn narrow_columns_and_ids_stay_whole() {
+        assert_eq!(whole_columns(&[36, 8, 5, 22, 16, 60], 100), [0, 2, 1]);
+        assert_eq!(whole_columns(&[36, 8, 5, 22, 16, 60], 40), [0]);
+        assert_eq!(whole_columns(&[5, 7, 60], u16::MAX), [0, 1, 2]);
+        assert_eq!(whole_columns(&[], 80), Vec::<usize>::new());
+    }
 
     #[test]
     fn cells_are_aligned_and_clean() {
