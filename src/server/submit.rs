@@ -149,7 +149,7 @@ fn specification(request: SubmitRequest, now_ms: i64) -> Result<(String, Spec), 
 /// Seconds as sent, in whole milliseconds. The ranges are the specification's.
 fn milliseconds(field: &'static str, seconds: f64) -> Result<i64, ApiError> {
     let ms = seconds * 1000.0;
-    if !ms.is_finite() || ms < 1.0 || ms > 1e15 {
+    if !(1.0..=1e15).contains(&ms) {
         return Err(ApiError::field(field, format!("is {seconds}; a number of seconds above 0 is needed")));
     }
     Ok(ms as i64)

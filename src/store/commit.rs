@@ -6,8 +6,8 @@
 
 use super::disk::Disk;
 use super::error::StoreError;
+use super::handle::Watch;
 use super::op::{Apply, Done, Op};
-use super::store::Watch;
 use crate::clock::Clock;
 use crate::protocol::state::State;
 use rusqlite::Connection;

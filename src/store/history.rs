@@ -2,7 +2,7 @@
 
 use super::enqueue::find_agent;
 use super::error::StoreError;
-use super::store::Store;
+use super::handle::Store;
 use super::transition::state_column;
 use crate::protocol::http::{
     CommandResponse, CommandsResponse, DeliveryResponse, LIST_DELIVERIES_MAX, OutputEvent, TransitionEvent,

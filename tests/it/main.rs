@@ -3,5 +3,6 @@
 
 mod agent_link;
 mod dispatch;
+mod half_open;
 mod harness;
 mod runner;
