@@ -19,10 +19,12 @@ use crate::protocol::outcome::Outcome;
 use crate::protocol::spec::{OUTPUT_BYTES_MAX, Spec};
 use crate::protocol::state::State;
 use crate::tasks::Tasks;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -49,8 +51,12 @@ pub struct Runner {
     slots: Arc<Semaphore>,
 }
 
-/// A runner slot; free again when dropped.
-pub type Slot = OwnedSemaphorePermit;
+/// The right to run, and a supervising child on its way. The slot is free again when this is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    _permit: OwnedSemaphorePermit,
+    process: JoinHandle<io::Result<(Process, Orders)>>,
+}
 
 enum Turn {
     Go(Slot),
@@ -74,7 +80,13 @@ impl Runner {
 
     /// A slot, if one is free and nobody waits for it.
     pub fn free_slot(&self) -> Option<Slot> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
+        Arc::clone(&self.slots).try_acquire_owned().ok().map(|permit| self.slot(permit))
+    }
+
+    /// The supervising child is born while the journal is written: the two take about as long.
+    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
+        let supervisor = Arc::clone(&self.supervisor);
+        Slot { _permit: permit, process: spawn_blocking(move || Process::prepare(&supervisor)) }
     }
 
     /// Takes over what the journal held when the agent started. What ran then is `interrupted`; what waited waits for
@@ -128,11 +140,7 @@ impl Runner {
         let outcome = match turn {
             Turn::Stopped => return,
             Turn::Ended(outcome) => outcome,
-            Turn::Go(slot) => {
-                let outcome = self.execute(delivery, spec, &cancel).await;
-                drop(slot);
-                outcome
-            }
+            Turn::Go(slot) => self.execute(delivery, spec, slot, &cancel).await,
         };
         self.finish(delivery, outcome).await;
     }
@@ -160,7 +168,7 @@ impl Runner {
 
     async fn next_slot(&self) -> Option<Slot> {
         self.time.known().await;
-        Arc::clone(&self.slots).acquire_owned().await.ok()
+        Arc::clone(&self.slots).acquire_owned().await.ok().map(|permit| self.slot(permit))
     }
 
     /// Whether the specification's time is over, by the server's clock.
@@ -178,7 +186,7 @@ impl Runner {
     }
 
     /// Runs the command. Its start is in the journal.
-    async fn execute(&self, delivery: DeliveryId, spec: Spec, cancel: &CancellationToken) -> Outcome {
+    async fn execute(&self, delivery: DeliveryId, spec: Spec, slot: Slot, cancel: &CancellationToken) -> Outcome {
         if cancel.is_cancelled() {
             return cancelled_before();
         }
@@ -187,34 +195,23 @@ impl Runner {
         }
         let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
         let launch = Launch { spec, grace_ms };
-        let begun = self.begin(delivery, launch.clone());
-        let (spool, orders, ended) = match begun {
-            Ok(begun) => begun,
-            Err(reason) => return Outcome::without_run(State::Failed, reason),
+        let prepared = slot.process.await.map_err(io::Error::other).flatten();
+        let (process, orders) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return not_started(&format!("its supervising process could not be started: {error}")),
         };
+        let spool = match Spool::create(&self.spool_folder, delivery, launch.spec.output_bytes_max) {
+            Ok(spool) => Arc::new(spool),
+            Err(error) => return not_started(&format!("its output cannot be kept on the agent: {error}")),
+        };
+        self.board.set_spool(delivery, Arc::clone(&spool));
+        let (sender, ended) = oneshot::channel();
+        let (board, output, launched) = (self.board.clone(), Arc::clone(&spool), launch.clone());
+        // Its end comes through the channel; the thread stays until the supervising child is reaped.
+        drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), sender)));
         let end = self.follow(&orders, ended, cancel).await;
         spool.settle();
         outcome(end, &launch.spec, &spool)
-    }
-
-    #[allow(clippy::type_complexity)] // Named once, used once.
-    fn begin(
-        &self,
-        delivery: DeliveryId,
-        launch: Launch,
-    ) -> Result<(Arc<Spool>, Orders, oneshot::Receiver<End>), String> {
-        let spool = Spool::create(&self.spool_folder, delivery, launch.spec.output_bytes_max)
-            .map_err(|error| format!("its output cannot be kept on the agent: {error}"))?;
-        let spool = Arc::new(spool);
-        self.board.set_spool(delivery, Arc::clone(&spool));
-        let (process, orders) = Process::new().map_err(|error| format!("it could not be started: {error}"))?;
-        let (sender, ended) = oneshot::channel();
-        let (board, supervisor, output) = (self.board.clone(), Arc::clone(&self.supervisor), Arc::clone(&spool));
-        // Its end comes through the channel; the thread stays until the supervising child is reaped.
-        drop(tokio::task::spawn_blocking(move || {
-            process.run(&supervisor, &launch, &output, || board.ring(), sender);
-        }));
-        Ok((spool, orders, ended))
     }
 
     /// Waits for the end; passes on the wish to end it, once each.
@@ -298,6 +295,10 @@ impl Runner {
             warn!("the output of delivery {delivery} cannot be removed: {why}");
         }
     }
+}
+
+fn not_started(reason: &str) -> Outcome {
+    Outcome::without_run(State::Failed, reason)
 }
 
 /// The outcome of what was cancelled in time.
