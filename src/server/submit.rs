@@ -163,10 +163,8 @@ async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration) -> Result<Co
     loop {
         // Listen before looking, or a change in between is missed.
         let rung = store.watch.commands.listen(enqueued.command_seq);
-        let command = store.command(enqueued.command.id, false).await?.response;
-        let ended = command.states.keys().all(|state| state.is_terminal());
-        if ended || Instant::now() >= until || stop.is_cancelled() {
-            return Ok(command);
+        if store.has_ended(enqueued.command_seq).await? || Instant::now() >= until || stop.is_cancelled() {
+            return Ok(store.command(enqueued.command.id, false).await?.response);
         }
         tokio::select! {
             () = rung => {}

@@ -188,6 +188,14 @@ impl Store {
         self.read(move |conn| command_response(conn, id, None, transitions)).await
     }
 
+    /// Whether every delivery of a command has ended.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn has_ended(&self, command_seq: i64) -> Result<bool, StoreError> {
+        self.read(move |conn| all_ended(conn, command_seq)).await
+    }
+
     /// Commands, newest first.
     ///
     /// # Errors

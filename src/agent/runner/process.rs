@@ -42,6 +42,11 @@ impl Process {
         Ok((Self { control, child }, orders))
     }
 
+    /// Whether the supervising child lives.
+    pub fn is_waiting(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Runs the command to its end and tells it through `ended`; then waits until the supervising child is reaped.
     /// Blocks: call it on a thread for that. `progress` is called after each piece of output.
     pub fn run(mut self, launch: &Launch, spool: &Spool, progress: impl Fn(), ended: oneshot::Sender<End>) {

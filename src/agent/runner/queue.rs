@@ -21,7 +21,7 @@ use crate::protocol::state::State;
 use crate::tasks::Tasks;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -49,13 +49,17 @@ pub struct Runner {
     spool_folder: Arc<PathBuf>,
     supervisor: Arc<Supervisor>,
     slots: Arc<Semaphore>,
+    spare: Arc<Mutex<Option<Birth>>>,
 }
+
+/// A supervising child on its way.
+type Birth = JoinHandle<io::Result<(Process, Orders)>>;
 
 /// The right to run, and a supervising child on its way. The slot is free again when this is dropped.
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
-    process: JoinHandle<io::Result<(Process, Orders)>>,
+    process: Birth,
 }
 
 enum Turn {
@@ -75,6 +79,7 @@ impl Runner {
             spool_folder: Arc::new(spool_folder),
             supervisor: Arc::new(supervisor),
             slots: Arc::new(Semaphore::new(slots)),
+            spare: Arc::default(),
         }
     }
 
@@ -83,10 +88,36 @@ impl Runner {
         Arc::clone(&self.slots).try_acquire_owned().ok().map(|permit| self.slot(permit))
     }
 
-    /// The supervising child is born while the journal is written: the two take about as long.
+    /// Takes the spare supervising child, or begins a birth: it goes on while the journal is written.
     fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
+        Slot { _permit: permit, process: self.spare().take().unwrap_or_else(|| self.birth()) }
+    }
+
+    fn birth(&self) -> Birth {
         let supervisor = Arc::clone(&self.supervisor);
-        Slot { _permit: permit, process: spawn_blocking(move || Process::prepare(&supervisor)) }
+        spawn_blocking(move || Process::prepare(&supervisor))
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Birth>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a supervising child ready for the next command: its birth takes as long as all else together. Called when
+    /// nobody waits for it.
+    pub fn lay_in_spare(&self) {
+        let mut spare = self.spare();
+        if spare.is_none() && !self.tasks.stop_token().is_cancelled() {
+            *spare = Some(self.birth());
+        }
+    }
+
+    async fn supervising(&self, birth: Birth) -> io::Result<(Process, Orders)> {
+        let (mut process, orders) = birth.await.map_err(io::Error::other).flatten()?;
+        if process.is_waiting() {
+            return Ok((process, orders));
+        }
+        // Somebody killed the spare. It had been given nothing, so another one may.
+        self.birth().await.map_err(io::Error::other).flatten()
     }
 
     /// Takes over what the journal held when the agent started. What ran then is `interrupted`; what waited waits for
@@ -143,6 +174,7 @@ impl Runner {
             Turn::Go(slot) => self.execute(delivery, spec, slot, &cancel).await,
         };
         self.finish(delivery, outcome).await;
+        self.lay_in_spare();
     }
 
     async fn wait_for_turn(&self, delivery: DeliveryId, spec: &Spec, cancel: &CancellationToken) -> Turn {
@@ -195,8 +227,8 @@ impl Runner {
         }
         let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
         let launch = Launch { spec, grace_ms };
-        let prepared = slot.process.await.map_err(io::Error::other).flatten();
-        let (process, orders) = match prepared {
+        let Slot { _permit, process } = slot;
+        let (process, orders) = match self.supervising(process).await {
             Ok(prepared) => prepared,
             Err(error) => return not_started(&format!("its supervising process could not be started: {error}")),
         };
