@@ -24,7 +24,7 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let task = self.tracker.track_future(future).instrument(info_span!("task", name));
+        let task = self.tracker.track_future(future).instrument(info_span!(parent: None, "task", name));
         drop(tokio::spawn(task));
     }
 

@@ -11,7 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Size of the ballast, in bytes: room for some thousand acks and outcomes, and for a checkpoint.
+/// Size of the ballast, in bytes: room for a checkpoint of the WAL (4 MiB and the largest transaction), which comes
+/// before everything else, and for some thousand acks and outcomes.
 pub const BALLAST_BYTES: u64 = 16 * 1024 * 1024;
 /// Submissions are refused when the disk has less free than this, in bytes.
 pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
@@ -19,6 +20,9 @@ pub const FREE_BYTES_MIN: u64 = 64 * 1024 * 1024;
 pub const QUOTA_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// How often size and free space are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What submitters are told then.
+const FULL: &str = "the server's disk is full; make room";
 
 /// Limits of the disk's use.
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +48,15 @@ pub struct Disk {
     limits: DiskLimits,
     looked: Option<Instant>,
     refusal: Option<String>,
+    /// The disk was full, and there has not been room for the ballast since.
+    full: bool,
 }
 
 impl Disk {
     /// For the database in `folder`. Makes the ballast if there is room.
     pub fn new(folder: &Path, limits: DiskLimits) -> Self {
         let ballast = folder.join("ballast");
-        let mut disk = Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None };
+        let disk = Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None, full: false };
         disk.make_ballast();
         disk
     }
@@ -80,8 +86,9 @@ impl Disk {
                 self.limits.free_bytes_min
             ))
         } else {
-            self.make_ballast();
-            None
+            let made = self.make_ballast();
+            self.full &= !made;
+            self.full.then(|| FULL.to_owned())
         };
         self.set_refusal(refusal, watch);
     }
@@ -92,7 +99,8 @@ impl Disk {
         if given {
             tracing::error!("the disk is full: the ballast file was given up so that outcomes can still be stored");
         }
-        self.set_refusal(Some("the server's disk is full; make room".to_owned()), watch);
+        self.full = true;
+        self.set_refusal(Some(FULL.to_owned()), watch);
         given
     }
 
@@ -108,12 +116,13 @@ impl Disk {
     }
 
     /// Makes the ballast where it is missing and leaves enough room beside it. Real bytes: a sparse file holds nothing.
-    fn make_ballast(&mut self) {
+    /// False: it is not there.
+    fn make_ballast(&self) -> bool {
         let enough = free_bytes(&self.folder)
             .is_none_or(|free| free > self.limits.free_bytes_min.saturating_add(2 * self.limits.ballast_bytes));
         let there = fs::metadata(&self.ballast).is_ok_and(|file| file.len() >= self.limits.ballast_bytes);
         if there || !enough {
-            return;
+            return there;
         }
         let made = fs::File::create(&self.ballast).and_then(|mut file| {
             let block = vec![0xB5_u8; 64 * 1024];
@@ -125,10 +134,11 @@ impl Disk {
             }
             file.sync_all()
         });
-        if let Err(error) = made {
+        if let Err(error) = &made {
             tracing::warn!(%error, "the ballast file cannot be made");
             let _ = fs::remove_file(&self.ballast);
         }
+        made.is_ok()
     }
 }
 

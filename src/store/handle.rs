@@ -67,8 +67,11 @@ impl Watch {
 
     /// The database cannot go on.
     pub fn set_fatal(&self, why: String) {
-        tracing::error!("the database cannot go on: {why}");
-        self.words().fatal = Some(why);
+        let mut words = self.words();
+        if words.fatal.is_none() {
+            tracing::error!("the database cannot go on: {why}");
+            words.fatal = Some(why);
+        }
         self.fatal.cancel();
     }
 
@@ -248,7 +251,11 @@ impl Store {
             let conn = pool.get().map_err(|_| StoreError::Busy)?;
             read(&conn)
         });
-        task.await.map_err(|error| StoreError::Sql(error.to_string()))?
+        let result = task.await.map_err(|error| StoreError::Sql(error.to_string()))?;
+        if let Err(StoreError::Fatal(why)) = &result {
+            self.watch.set_fatal(why.clone());
+        }
+        result
     }
 }
 
