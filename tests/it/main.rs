@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test that cannot go on should panic, in its helpers too.
 
 mod agent_link;
+mod bad_requests;
 mod dispatch;
 mod harness;
 mod runner;
