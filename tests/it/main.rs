@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used)] // A test that cannot go on should panic, in its helpers too.
 
 mod agent_link;
+mod bad_agents;
 mod bad_requests;
 mod dispatch;
+mod enrollment;
 mod harness;
+mod reconnect;
 mod runner;
+mod time;
