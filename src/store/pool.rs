@@ -11,7 +11,7 @@ pub const READERS: u32 = 4;
 /// Prepared statements kept by each connection: more than there are statements.
 const STATEMENTS: usize = 128;
 
-/// Opens the write connection.
+/// Opens the write connection. The file stays as it is: it may not be ours.
 ///
 /// # Errors
 /// SQLite's.
@@ -20,7 +20,6 @@ pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
     conn.busy_timeout(BUSY_TIMEOUT)?;
     // Only takes effect in a new file.
     conn.pragma_update(None, "page_size", 8192)?;
-    conn.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: a commit is on the disk before it is answered (https://sqlite.org/pragma.html#pragma_synchronous).
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
@@ -29,6 +28,15 @@ pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
     conn.pragma_update(None, "cache_size", -16_000)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(conn)
+}
+
+/// Turns on the write-ahead log, in which readers do not wait for the writer. Written into the file, so only once it is
+/// known to be ours.
+///
+/// # Errors
+/// SQLite's.
+pub fn use_wal(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "journal_mode", "WAL")
 }
 
 /// Makes read-only connections for r2d2.
