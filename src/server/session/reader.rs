@@ -23,6 +23,7 @@ use futures_util::{FutureExt, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::error::ProtocolError as BreachError;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 /// Operations of one session under way. Each may hold an output frame of 8 KiB.
@@ -112,6 +113,10 @@ impl Reader {
                 Err(frame.map_or(CloseReason::ConnectionLost, |frame| CloseReason::from_code(frame.code.into())))
             }
             Some(Err(SocketError::Capacity(_))) => Err(CloseReason::FrameTooLong),
+            // The WebSocket layer calls an end without a close frame a breach of the protocol; it is how links break.
+            Some(Err(SocketError::Protocol(BreachError::ResetWithoutClosingHandshake))) => {
+                Err(CloseReason::ConnectionLost)
+            }
             Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Err(CloseReason::ProtocolError),
             Some(Err(_)) | None => Err(CloseReason::ConnectionLost),
         }
