@@ -15,6 +15,7 @@ use postrider::protocol::state::State;
 use postrider::server::session::reader::FAULTS_MAX;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
 async fn agent(server: &TestServer, name: &str) -> (Identity, RawAgent) {
@@ -108,6 +109,25 @@ async fn too_much_nonsense_closes_the_connection() {
     }
     assert_eq!(close_code(&mut agent.socket).await, Some(CloseReason::ProtocolError.code()));
     closed_for(&server.api, "web-1", CloseReason::ProtocolError).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_websocket_frames_close_the_connection() {
+    let server = TestServer::start().await;
+    let cases: [(&str, &[u8]); 4] = [
+        ("a reserved opcode", &[0x83, 0x80, 0, 0, 0, 0]),
+        ("no mask", &[0x81, 0x02, b'{', b'}']),
+        ("text that is not UTF-8", &[0x81, 0x82, 0, 0, 0, 0, 0xff, 0xff]),
+        ("a continuation of nothing", &[0x80, 0x81, 0, 0, 0, 0, b'x']),
+    ];
+    for (index, (what, bytes)) in cases.into_iter().enumerate() {
+        let name = format!("web-{index}");
+        let (_, mut agent) = agent(&server, &name).await;
+        agent.socket.get_mut().write_all(bytes).await.unwrap();
+        assert_eq!(close_code(&mut agent.socket).await, Some(CloseReason::ProtocolError.code()), "{what}");
+        closed_for(&server.api, &name, CloseReason::ProtocolError).await;
+    }
     server.stop().await;
 }
 

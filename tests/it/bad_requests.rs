@@ -149,7 +149,7 @@ async fn by_hand(api: &Api, request: &[u8]) -> String {
 async fn a_body_over_the_limit_is_refused_and_the_caller_hears_it() {
     let server = server_with_agent().await;
     let api = &server.api;
-    let body = json!({ "command": "x".repeat(2 * BODY_BYTES_MAX) }).to_string();
+    let body = json!({ "command": "x".repeat(32 * BODY_BYTES_MAX) }).to_string();
     for path in [ONE, MANY, "/api/join", "/api/tokens", "/api/enroll"] {
         let reply = send(api, path, &[], body.as_bytes()).await;
         assert_eq!(reply.problem(), (413, "too_large".to_owned()), "{path}");

@@ -7,6 +7,7 @@ mod bad_requests;
 mod dispatch;
 mod enrollment;
 mod harness;
+mod links;
 mod quota;
 mod reconnect;
 mod runner;
