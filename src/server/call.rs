@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt};
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -166,6 +166,10 @@ impl Call {
 /// 400 for what is no JSON, 422 for what does not fit.
 pub fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let body = if body.has_remaining() { body } else { b"{}" };
+    // Serde would take a list for the fields in their order.
+    if !body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+        return Err(ApiError::field("body", "is JSON, but no object: send {…}"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

@@ -5,7 +5,7 @@ use super::disk::{Disk, DiskLimits};
 use super::error::StoreError;
 use super::migrate::{MigrateError, migrate};
 use super::op::{Done, Operation};
-use super::pool::{BUSY_TIMEOUT, READERS, ReadOnly, open_writer};
+use super::pool::{BUSY_TIMEOUT, READERS, ReadOnly, open_writer, use_wal};
 use super::session::close_crashed_sessions;
 use crate::bell::BellBoard;
 use crate::clock::Clock;
@@ -171,6 +171,7 @@ impl Store {
         let sqlite = |error: &dyn std::fmt::Display| OpenError::Sqlite { path: shown(), message: error.to_string() };
         let mut conn = open_writer(&path).map_err(|error| sqlite(&error))?;
         migrate(&mut conn).map_err(|source| OpenError::Migrate { path: shown(), source })?;
+        use_wal(&conn).map_err(|error| sqlite(&error))?;
         let server_id = server_id(&conn, clock.now_ms()).map_err(|error| sqlite(&error))?;
         close_crashed_sessions(&conn, clock.now_ms()).map_err(|error| sqlite(&error))?;
         let pool = r2d2::Pool::builder()

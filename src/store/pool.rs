@@ -12,14 +12,13 @@ pub const READERS: u32 = 4;
 /// Prepared statements kept by each connection: more than there are statements.
 const STATEMENTS: usize = 128;
 
-/// Opens the write connection.
+/// Opens the write connection. The file stays as it is: it may not be ours.
 ///
 /// # Errors
 /// SQLite's.
 pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open(path)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
-    conn.pragma_update(None, "journal_mode", "WAL")?;
     // FULL: a commit is on the disk before it is answered (https://sqlite.org/pragma.html#pragma_synchronous).
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
@@ -35,6 +34,15 @@ pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
 /// SQLite is built with STAT4: 13 % of the server's CPU in a profile of sequential round trips.
 fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
+/// Turns on the write-ahead log, in which readers do not wait for the writer. Written into the file, so only once it is
+/// known to be ours.
+///
+/// # Errors
+/// SQLite's.
+pub fn use_wal(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "journal_mode", "WAL")
 }
 
 /// Makes read-only connections for r2d2.

@@ -2,8 +2,17 @@
 #![allow(clippy::unwrap_used)] // A test that cannot go on should panic, in its helpers too.
 
 mod agent_link;
+mod bad_agents;
+mod bad_requests;
 mod disk;
 mod dispatch;
+mod enrollment;
 mod half_open;
 mod harness;
+mod links;
+mod quota;
+mod reconnect;
 mod runner;
+mod start;
+mod tidy;
+mod time;

@@ -7,7 +7,7 @@
 use super::handshake::Session;
 use super::writer::Note;
 use crate::protocol::close::CloseReason;
-use crate::protocol::frame::{AgentFrame, ErrorFrame, FACTS_BYTES_MAX, decode};
+use crate::protocol::frame::{AgentFrame, ErrorFrame, FACTS_BYTES_MAX, FrameError, decode};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::output::OutputFrame;
 use crate::server::app::App;
@@ -23,6 +23,7 @@ use futures_util::{FutureExt, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::error::ProtocolError as BreachError;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 /// Operations of one session under way. Each may hold an output frame of 8 KiB.
@@ -90,6 +91,11 @@ impl Reader {
         match frame {
             Some(Ok(Message::Text(text))) => match decode::<AgentFrame>(&text) {
                 Ok(frame) => self.control(frame).await,
+                // A newer agent may say more than we understand: it is told, and that is no breach.
+                Err(error @ FrameError::UnknownType(_)) => {
+                    tracing::debug!(agent = %self.session.name, error = %printable(&error.to_string()), "unknown frame");
+                    self.note(Note::Fault(error.answer())).await
+                }
                 Err(error) => self.fault(error.answer()).await,
             },
             Some(Ok(Message::Binary(bytes))) => match OutputFrame::decode(&bytes) {
@@ -112,6 +118,10 @@ impl Reader {
                 Err(frame.map_or(CloseReason::ConnectionLost, |frame| CloseReason::from_code(frame.code.into())))
             }
             Some(Err(SocketError::Capacity(_))) => Err(CloseReason::FrameTooLong),
+            // The WebSocket layer calls an end without a close frame a breach of the protocol; it is how links break.
+            Some(Err(SocketError::Protocol(BreachError::ResetWithoutClosingHandshake))) => {
+                Err(CloseReason::ConnectionLost)
+            }
             Some(Err(SocketError::Protocol(_) | SocketError::Utf8(_))) => Err(CloseReason::ProtocolError),
             Some(Err(_)) | None => Err(CloseReason::ConnectionLost),
         }

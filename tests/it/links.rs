@@ -1,0 +1,64 @@
+//! Links that are cut, and agents that answer pings but nothing else.
+
+use crate::harness::agent::TestAgent;
+use crate::harness::api::id;
+use crate::harness::eventually::eventually;
+use crate::harness::proxy::Proxy;
+use crate::harness::raw_agent::{Identity, RawAgent, close_code};
+use crate::harness::server::TestServer;
+use postrider::protocol::close::CloseReason;
+use postrider::protocol::frame::AgentFrame;
+use serde_json::json;
+use std::time::Duration;
+
+fn address(server: &TestServer) -> &str {
+    server.api.url.trim_start_matches("http://")
+}
+
+#[tokio::test]
+async fn a_real_agent_comes_back_by_itself_when_its_link_was_cut() {
+    let server = TestServer::start().await;
+    let proxy = Proxy::start(address(&server)).await;
+    let url = format!("http://{}", proxy.address);
+    let made = server.api.call("POST", "/api/join", json!({ "server_url": url })).await.json();
+    let _agent = TestAgent::launch(made["join"].as_str().unwrap(), "web-1");
+    eventually("web-1 enrolled", || async {
+        (server.api.call("GET", "/api/agents/web-1", json!(null)).await.status == 200).then_some(())
+    })
+    .await;
+    let first = server.api.until_online("web-1", true).await;
+    let gate = server.data.path().join("gate");
+    let line = format!("echo begun; while [ ! -e {} ]; do sleep 0.05; done; echo over", gate.display());
+    let running = server.api.run("web-1", &line).await;
+    server.api.until(&running, &["running"]).await;
+    proxy.set(|faults| faults.cuts += 1);
+    let back = eventually("web-1 is back", || async {
+        let shown = server.api.get("/api/agents/web-1").await;
+        (shown["online"] == true && shown["epoch"] != first["epoch"]).then_some(shown)
+    })
+    .await;
+    assert_eq!(back["last_close"]["reason"], "connection_lost", "{back}");
+    std::fs::write(&gate, "").unwrap();
+    let ended = server.api.until(&running, &["succeeded"]).await;
+    assert_eq!(ended["deliveries"][0]["attempt"], 1, "it was not dispatched again: {ended}");
+    assert_eq!(server.api.output(&running, "stdout").await, b"begun\nover\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_answers_pings_but_takes_nothing_is_evicted() {
+    let server = TestServer::start_with(|config| {
+        config.keepalive.accept_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let command = server.api.submit("web-1", json!({ "command": "true" })).await;
+    assert_eq!(close_code(&mut agent.socket).await, Some(CloseReason::AcceptTimeout.code()));
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let (delivery, attempt) = agent.dispatched().await;
+    assert_eq!(attempt, 2);
+    agent.send(&AgentFrame::Accepted { delivery }).await;
+    server.api.until(&id(&command), &["accepted"]).await;
+    server.stop().await;
+}
