@@ -5,7 +5,7 @@ use super::disk::{Disk, DiskLimits};
 use super::error::StoreError;
 use super::migrate::{MigrateError, migrate};
 use super::op::{Done, Operation};
-use super::pool::{BUSY_TIMEOUT, READERS, ReadOnly, open_writer, use_wal};
+use super::pool::{BUSY_TIMEOUT, READERS, ReadOnly, make_private, open_writer, use_wal};
 use super::session::close_crashed_sessions;
 use crate::bell::BellBoard;
 use crate::clock::Clock;
@@ -169,6 +169,7 @@ impl Store {
         let path = folder.join(DATABASE_FILE);
         let shown = || path.display().to_string();
         let sqlite = |error: &dyn std::fmt::Display| OpenError::Sqlite { path: shown(), message: error.to_string() };
+        make_private(&path).map_err(|error| sqlite(&error))?;
         let mut conn = open_writer(&path).map_err(|error| sqlite(&error))?;
         migrate(&mut conn).map_err(|source| OpenError::Migrate { path: shown(), source })?;
         use_wal(&conn).map_err(|error| sqlite(&error))?;

@@ -2,7 +2,7 @@
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long a statement waits for a lock that another process holds (an operator's shell).
@@ -12,11 +12,24 @@ pub const READERS: u32 = 4;
 /// Prepared statements kept by each connection: more than there are statements.
 const STATEMENTS: usize = 128;
 
+/// Makes the file where it is missing, for its owner only: specifications may hold secrets. SQLite gives the files
+/// beside it the same rights.
+///
+/// # Errors
+/// The file system's.
+pub fn make_private(path: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
+}
+
 /// Opens the write connection. The file stays as it is: it may not be ours.
 ///
 /// # Errors
 /// SQLite's.
-pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
+pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open(path)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: a commit is on the disk before it is answered (https://sqlite.org/pragma.html#pragma_synchronous).

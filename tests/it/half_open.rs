@@ -10,7 +10,7 @@ use postrider::protocol::frame::{AgentFrame, encode};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
 
 fn address(api: &Api) -> &str {
@@ -28,6 +28,7 @@ async fn an_agent_whose_frames_arrive_but_ours_vanish_is_evicted_and_nobody_else
     server.api.until_online("half-open", true).await;
 
     proxy.set(|faults| faults.drop_to_client = true);
+    let broken = Instant::now();
     // Its own frames go on arriving all the time.
     let (mut sink, mut stream) = agent.socket.split();
     let chatter = async {
@@ -57,6 +58,7 @@ async fn an_agent_whose_frames_arrive_but_ours_vanish_is_evicted_and_nobody_else
     let eviction = async {
         let agent = server.api.until_online("half-open", false).await;
         evicted.store(true, Ordering::Relaxed);
+        println!("evicted {:.1} s after the link broke", broken.elapsed().as_secs_f64());
         agent
     };
     let agent = tokio::select! {
