@@ -45,11 +45,8 @@ pub async fn accept(app: Arc<App>, listener: TcpListener) {
     let stop = app.tasks.stop_token().clone();
     loop {
         // Waiting for a place leaves newcomers in the kernel's queue.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
+        let accepted = async { (Arc::clone(&places).acquire_owned().await, listener.accept().await) };
+        let Some((Ok(place), accepted)) = stop.run_until_cancelled(accepted).await else { return };
         match accepted {
             Ok((stream, peer)) => {
                 let connection = Connection { peer, _place: Arc::new(place) };
