@@ -5,7 +5,7 @@ use super::enqueue::find_agent;
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
-use super::transition::{Because, DeliveryRow, delivery_row, transition};
+use super::transition::{Because, DeliveryRow, delivery_row, select_deliveries, transition};
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{AgentResponse, LastClose};
 use crate::protocol::ids::AgentId;
@@ -171,10 +171,8 @@ impl RevokeAgent {
     /// `NotFound`, `Ambiguous`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<AgentResponse, StoreError> {
         const REVOKE: &str = "UPDATE agents SET revoked_ms = ?2 WHERE seq = ?1";
-        const OPEN: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
-             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
-             WHERE d.agent_seq = ?1 AND d.state IN ('queued', 'accepted', 'running')";
+        const OPEN: &str =
+            select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('queued', 'accepted', 'running')");
         let agent = find_agent(apply.conn, &self.key)?;
         apply.conn.prepare_cached(REVOKE)?.execute((agent.seq, apply.now_ms))?;
         let open: Vec<DeliveryRow> =

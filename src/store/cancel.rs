@@ -6,7 +6,7 @@
 use super::audit::{self, Actor};
 use super::error::StoreError;
 use super::op::Apply;
-use super::transition::{Because, DeliveryRow, delivery_row, record, transition};
+use super::transition::{Because, DeliveryRow, delivery_row, record, select_deliveries, transition};
 use crate::protocol::http::CancelResponse;
 use crate::protocol::ids::CommandId;
 use crate::protocol::state::State;
@@ -35,9 +35,7 @@ impl Cancel {
     /// `NotFound`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Cancelled, StoreError> {
         const COMMAND: &str = "SELECT seq FROM commands WHERE id = ?1";
-        const ROWS: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
-             FROM deliveries d JOIN commands c ON c.seq = d.command_seq WHERE d.command_seq = ?1 ORDER BY d.seq";
+        const ROWS: &str = select_deliveries!("WHERE d.command_seq = ?1 ORDER BY d.seq");
         const MARK: &str = "UPDATE deliveries SET cancel_requested_ms = ?2 WHERE seq = ?1";
         let seq: Option<i64> =
             apply.conn.prepare_cached(COMMAND)?.query_row([self.command.as_bytes()], |row| row.get(0)).optional()?;

@@ -2,7 +2,7 @@
 
 use super::error::StoreError;
 use super::op::Apply;
-use super::transition::{Because, DeliveryRow, LOST_GRACE_MS, delivery_row, transition};
+use super::transition::{Because, DeliveryRow, LOST_GRACE_MS, delivery_row, select_deliveries, transition};
 use crate::protocol::state::State;
 
 /// Rows ended in one operation, so that a large expiry does not hold up others.
@@ -27,10 +27,9 @@ impl Reap {
     /// # Errors
     /// SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Reaped, StoreError> {
-        const DUE: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
-             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
-             WHERE d.state IN ('queued', 'accepted', 'running') AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2"; // deliveries_due
+        const DUE: &str = select_deliveries!(
+            "WHERE d.state IN ('queued', 'accepted', 'running') AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2"
+        ); // deliveries_due
         const NEXT: &str = "SELECT min(due_ms) FROM deliveries WHERE state IN ('queued', 'accepted', 'running')";
         let rows: Vec<DeliveryRow> = apply
             .conn

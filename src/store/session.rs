@@ -3,9 +3,10 @@
 use super::error::StoreError;
 use super::op::Apply;
 use super::output::positions;
-use super::transition::{Because, DeliveryRow, delivery_row, find, transition};
+use super::transition::{Because, DeliveryRow, delivery_row, find, select_deliveries, transition};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{JournalEntry, JournalVerdict};
+use crate::protocol::ids::DeliveryId;
 use crate::protocol::state::State;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashSet;
@@ -78,25 +79,19 @@ impl BeginSession {
 
     /// Rows that the journal does not have: what we thought accepted is lost, what was in doubt never arrived.
     fn reconcile_the_rest(&self, apply: &mut Apply<'_>, epoch: u64) -> Result<(), StoreError> {
-        const HELD: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id \
-             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
-             WHERE d.agent_seq = ?1 AND d.state IN ('accepted', 'running')"; // deliveries_held
-        const DOUBTED: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id \
-             FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
-             WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.in_doubt = 1"; // deliveries_outbox
+        const HELD: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('accepted', 'running')"); // deliveries_held
+        const DOUBTED: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.in_doubt = 1"); // deliveries_outbox
         const CLEAR: &str = "UPDATE deliveries SET in_doubt = 0, due_ms = ?2 WHERE seq = ?1";
-        let journaled: HashSet<[u8; 16]> = self.journal.iter().map(|entry| *entry.delivery.as_bytes()).collect();
+        let journaled: HashSet<DeliveryId> = self.journal.iter().map(|entry| entry.delivery).collect();
         let because =
             Because { epoch: Some(epoch), cause: Some("reconciliation"), reason: Some("the agent no longer knows it") };
-        for (mut row, id) in rows(apply.conn, HELD, self.agent_seq)? {
-            if !journaled.contains(&id) {
+        for mut row in rows(apply.conn, HELD, self.agent_seq)? {
+            if !journaled.contains(&row.id) {
                 transition(apply, &mut row, State::Lost, &because)?;
             }
         }
         let because = Because { reason: Some("cancelled before it arrived"), ..because };
-        for (mut row, _) in rows(apply.conn, DOUBTED, self.agent_seq)? {
+        for mut row in rows(apply.conn, DOUBTED, self.agent_seq)? {
             apply.conn.prepare_cached(CLEAR)?.execute((row.seq, row.not_after_ms))?;
             if row.cancel_requested {
                 transition(apply, &mut row, State::Cancelled, &because)?;
@@ -106,9 +101,9 @@ impl BeginSession {
     }
 }
 
-fn rows(conn: &Connection, sql: &str, agent_seq: i64) -> Result<Vec<(DeliveryRow, [u8; 16])>, StoreError> {
+fn rows(conn: &Connection, sql: &str, agent_seq: i64) -> Result<Vec<DeliveryRow>, StoreError> {
     let mut statement = conn.prepare_cached(sql)?;
-    let rows = statement.query_map([agent_seq], |row| Ok((delivery_row(row)?, row.get(10)?)))?;
+    let rows = statement.query_map([agent_seq], delivery_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 

@@ -13,6 +13,8 @@ pub const LOST_GRACE_MS: i64 = 60_000;
 /// What a move needs to know of a delivery.
 #[derive(Clone, Debug)]
 pub struct DeliveryRow {
+    /// Its id.
+    pub id: DeliveryId,
     /// Row number.
     pub seq: i64,
     /// Its command's row number.
@@ -35,16 +37,26 @@ pub struct DeliveryRow {
     pub created_ms: i64,
 }
 
-/// The columns of [`DeliveryRow`], in the order that [`delivery_row`] reads them.
-pub const DELIVERY_COLUMNS: &str = "d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-     d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms";
+/// A statement that reads [`DeliveryRow`]s: what follows the join of `deliveries d` and `commands c`.
+macro_rules! select_deliveries {
+    ($rest:literal) => {
+        concat!(
+            "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id \
+             FROM deliveries d JOIN commands c ON c.seq = d.command_seq ",
+            $rest
+        )
+    };
+}
+pub(super) use select_deliveries;
 
-/// Reads [`DELIVERY_COLUMNS`].
+/// Reads a row of `select_deliveries!`.
 ///
 /// # Errors
 /// SQLite's; a state that is none, which the schema rules out.
 pub fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
     Ok(DeliveryRow {
+        id: DeliveryId::from_bytes(row.get(10)?),
         seq: row.get(0)?,
         command_seq: row.get(1)?,
         agent_seq: row.get(2)?,
@@ -73,9 +85,7 @@ pub fn state_column(row: &Row<'_>, column: usize) -> rusqlite::Result<State> {
 /// # Errors
 /// SQLite's.
 pub fn find(apply: &Apply<'_>, agent_seq: i64, id: DeliveryId) -> Result<Option<DeliveryRow>, StoreError> {
-    const SQL: &str = "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-         d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms \
-         FROM deliveries d JOIN commands c ON c.seq = d.command_seq WHERE d.id = ?1 AND d.agent_seq = ?2"; // unique id
+    const SQL: &str = select_deliveries!("WHERE d.id = ?1 AND d.agent_seq = ?2"); // unique id
     let mut statement = apply.conn.prepare_cached(SQL)?;
     Ok(statement.query_row((id.as_bytes(), agent_seq), delivery_row).optional()?)
 }
