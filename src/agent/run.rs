@@ -43,6 +43,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
         tasks.ask_to_stop();
         return Ok(());
     }
+    runner.lay_in_spare();
     let purging = runner.clone();
     tasks.spawn("purge", async move { purge(&purging).await });
     let leave = CancellationToken::new();

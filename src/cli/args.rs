@@ -21,7 +21,7 @@ const EXPIRES_MS_MAX: u64 = 10 * 366 * 86_400_000;
     about = "Gets a command to an endpoint, runs it at most once and brings back the truth",
     after_help = "Examples:
   postrider demo                                 a server and three agents here, to look around
-  postrider serve --listen 0.0.0.0:7717          the server
+  postrider serve                                the server
   postrider join create                          a join string for a new endpoint
   postrider agent --join STRING                  the endpoint's side
   postrider run web-1 -- uname -a                a command and its output
@@ -91,7 +91,8 @@ what is logged (error, warn, info, debug).
 
 Examples:
   postrider serve
-  postrider serve --data /var/lib/postrider --listen 0.0.0.0:7717 --public-url http://msp.example:7717"
+  postrider serve --listen 10.8.0.1:7717 --behind-proxy     an address inside a WireGuard tunnel
+  postrider serve --behind-proxy --public-url http://msp.example:7717"
 )]
 pub struct ServeArgs {
     /// Where everything is kept [default: /var/lib/postrider, else ~/.local/share/postrider]

@@ -71,7 +71,7 @@ pub enum CliError {
         id: String,
     },
     /// The server answered with a problem document.
-    #[error("{}", clean(&.problem.detail))]
+    #[error("{}", without_route(&.problem.detail))]
     Problem {
         /// The document.
         problem: Box<Problem>,
@@ -164,6 +164,11 @@ impl CliError {
     }
 }
 
+/// The server tells its HTTP clients which route helps; here a verb does, see [`CliError::cure`].
+fn without_route(detail: &str) -> String {
+    clean(detail.split_once("; GET /").map_or(detail, |(what, _)| what))
+}
+
 fn problem_cure(problem: &Problem, about: About) -> Option<String> {
     if problem.detail.contains("`postrider") {
         return None;
@@ -221,6 +226,8 @@ mod tests {
 
     #[test]
     fn problems_carry_a_cure() {
+        let error = problem(404, "no agent is known as \"x\"; GET /api/agents lists them");
+        assert_eq!(error.to_string(), "no agent is known as \"x\"");
         let cure = |status, detail| problem(status, detail).cure();
         assert_eq!(cure(404, "no agent is named web-3").unwrap(), "`postrider agents` lists them");
         assert_eq!(cure(404, "none; `postrider agents` lists them"), None);

@@ -50,7 +50,8 @@ pub fn remark(delivery: &DeliveryResponse) -> Option<String> {
         (state, _) => state.to_string().replace('_', " "),
     };
     let after = delivery.duration_ms.map(|ms| format!(" after {}", span(saturated(ms)))).unwrap_or_default();
-    let reason = delivery.reason.as_deref().map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
+    let reason = delivery.reason.as_deref().filter(|reason| *reason != how);
+    let reason = reason.map(|reason| format!(": {}", clean(reason))).unwrap_or_default();
     Some(format!("{}: {how}{after}{reason}", clean(&delivery.agent_name)))
 }
 

@@ -6,7 +6,7 @@ use super::presence::Presence;
 use crate::protocol::frame::WINDOW_DEFAULT;
 use crate::protocol::ids::AgentId;
 use crate::secret::random;
-use crate::store::store::Store;
+use crate::store::handle::Store;
 use crate::tasks::Tasks;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

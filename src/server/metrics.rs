@@ -2,7 +2,7 @@
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::state::State;
-use crate::store::store::Counter as StoreCounter;
+use crate::store::handle::Counter as StoreCounter;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;

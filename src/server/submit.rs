@@ -149,7 +149,7 @@ fn specification(request: SubmitRequest, now_ms: i64) -> Result<(String, Spec), 
 /// Seconds as sent, in whole milliseconds. The ranges are the specification's.
 fn milliseconds(field: &'static str, seconds: f64) -> Result<i64, ApiError> {
     let ms = seconds * 1000.0;
-    if !ms.is_finite() || ms < 1.0 || ms > 1e15 {
+    if !(1.0..=1e15).contains(&ms) {
         return Err(ApiError::field(field, format!("is {seconds}; a number of seconds above 0 is needed")));
     }
     Ok(ms as i64)
@@ -163,10 +163,8 @@ async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration) -> Result<Co
     loop {
         // Listen before looking, or a change in between is missed.
         let rung = store.watch.commands.listen(enqueued.command_seq);
-        let command = store.command(enqueued.command.id, false).await?.response;
-        let ended = command.states.keys().all(|state| state.is_terminal());
-        if ended || Instant::now() >= until || stop.is_cancelled() {
-            return Ok(command);
+        if store.has_ended(enqueued.command_seq).await? || Instant::now() >= until || stop.is_cancelled() {
+            return Ok(store.command(enqueued.command.id, false).await?.response);
         }
         tokio::select! {
             () = rung => {}

@@ -3,8 +3,8 @@
 use super::audit::{self, Actor};
 use super::enqueue::find_agent;
 use super::error::StoreError;
+use super::handle::Store;
 use super::op::Apply;
-use super::store::Store;
 use super::transition::{Because, DeliveryRow, delivery_row, transition};
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{AgentResponse, LastClose};

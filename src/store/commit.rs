@@ -6,8 +6,8 @@
 
 use super::disk::Disk;
 use super::error::StoreError;
+use super::handle::Watch;
 use super::op::{Apply, Done, Op};
-use super::store::Watch;
 use crate::clock::Clock;
 use crate::protocol::state::State;
 use rusqlite::Connection;
@@ -145,9 +145,9 @@ impl Committer {
         touched: &mut Touched,
     ) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
         touched.clear();
-        self.conn.execute_batch("BEGIN IMMEDIATE")?;
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let results = self.apply_all(jobs, touched).and_then(|results| {
-            self.conn.execute_batch("COMMIT")?;
+            self.conn.prepare_cached("COMMIT")?.execute([])?;
             Ok(results)
         });
         if results.is_err() && !self.conn.is_autocommit() {

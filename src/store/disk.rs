@@ -4,7 +4,7 @@
 //! outcomes and deletes go on. A ballast file beside the database is given up when the disk itself is full: SQLite
 //! can then not even delete, because that needs space first. The ballast is made again when there is room.
 
-use super::store::Watch;
+use super::handle::Watch;
 use rusqlite::Connection;
 use std::fs;
 use std::io::Write;
@@ -145,7 +145,7 @@ pub fn database_bytes(conn: &Connection) -> rusqlite::Result<u64> {
 #[cfg(unix)]
 fn free_bytes(folder: &Path) -> Option<u64> {
     let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size())))
+    Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 #[cfg(not(unix))]

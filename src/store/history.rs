@@ -2,7 +2,7 @@
 
 use super::enqueue::find_agent;
 use super::error::StoreError;
-use super::store::Store;
+use super::handle::Store;
 use super::transition::state_column;
 use crate::protocol::http::{
     CommandResponse, CommandsResponse, DeliveryResponse, LIST_DELIVERIES_MAX, OutputEvent, TransitionEvent,
@@ -186,6 +186,14 @@ impl Store {
     /// `NotFound`; SQLite's.
     pub async fn command(&self, id: CommandId, transitions: bool) -> Result<CommandRead, StoreError> {
         self.read(move |conn| command_response(conn, id, None, transitions)).await
+    }
+
+    /// Whether every delivery of a command has ended.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub async fn has_ended(&self, command_seq: i64) -> Result<bool, StoreError> {
+        self.read(move |conn| all_ended(conn, command_seq)).await
     }
 
     /// Commands, newest first.

@@ -2,8 +2,8 @@
 
 use super::audit::{self, Actor};
 use super::error::StoreError;
+use super::handle::Store;
 use super::op::Apply;
-use super::store::Store;
 use crate::protocol::http::{JoinResponse, PAGE_MAX};
 use crate::protocol::ids::JoinId;
 use rusqlite::Row;

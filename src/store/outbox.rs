@@ -1,7 +1,7 @@
 //! What a writer reads: the first rows of its agent's outbox, and what else it has to tell the agent.
 
 use super::error::StoreError;
-use super::store::Store;
+use super::handle::Store;
 use crate::protocol::ids::{AgentId, DeliveryId};
 use rusqlite::OptionalExtension;
 use std::collections::HashSet;

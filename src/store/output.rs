@@ -2,9 +2,9 @@
 
 use super::enqueue::find_agent;
 use super::error::StoreError;
+use super::handle::Store;
 use super::op::Apply;
 use super::progress::{Progress, Report};
-use super::store::Store;
 use crate::protocol::ids::CommandId;
 use crate::protocol::output::{OutputFrame, Stream};
 use crate::protocol::state::State;

@@ -1,5 +1,6 @@
 //! Connections: how each is opened, and the pool of read-only ones.
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,14 +19,13 @@ const STATEMENTS: usize = 128;
 pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open(path)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
-    // Only takes effect in a new file.
-    conn.pragma_update(None, "page_size", 8192)?;
     // FULL: a commit is on the disk before it is answered (https://sqlite.org/pragma.html#pragma_synchronous).
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
     // A WAL that grew under load gives its space back.
     conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     conn.pragma_update(None, "cache_size", -16_000)?;
+    keep_plans(&conn)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(conn)
 }
@@ -37,6 +37,12 @@ pub fn open_writer(path: &std::path::Path) -> rusqlite::Result<Connection> {
 /// SQLite's.
 pub fn use_wal(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "journal_mode", "WAL")
+}
+
+/// Plans do not depend on the values that are bound. Without this a statement is compiled anew for each value, because
+/// SQLite is built with STAT4: 13 % of the server's CPU in a profile of sequential round trips.
+fn keep_plans(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 /// Makes read-only connections for r2d2.
@@ -56,6 +62,7 @@ impl r2d2::ManageConnection for ReadOnly {
         conn.busy_timeout(BUSY_TIMEOUT)?;
         conn.pragma_update(None, "query_only", true)?;
         conn.pragma_update(None, "cache_size", -4_000)?;
+        keep_plans(&conn)?;
         conn.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(conn)
     }

@@ -2,8 +2,8 @@
 
 use super::audit::{self, Actor};
 use super::error::StoreError;
+use super::handle::Store;
 use super::op::Apply;
-use super::store::Store;
 use crate::protocol::http::{PAGE_MAX, Role, TokenResponse};
 use crate::protocol::ids::TokenId;
 use rusqlite::{OptionalExtension, Row};

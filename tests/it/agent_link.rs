@@ -81,6 +81,7 @@ impl FakeServer {
     #[allow(clippy::result_large_err)] // The library's own type.
     async fn accept(&self) -> Connection {
         let (stream, _) = self.listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
         let echo = |request: &Request, mut response: Response| {
             assert_eq!(request.uri().path(), "/agent/ws");
             let wanted = request.headers()["sec-websocket-protocol"].clone();

@@ -6,6 +6,7 @@ mod bad_agents;
 mod bad_requests;
 mod dispatch;
 mod enrollment;
+mod half_open;
 mod harness;
 mod links;
 mod quota;

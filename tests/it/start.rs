@@ -6,7 +6,7 @@ use crate::harness::process::{Process, ServerProcess, postrider};
 use crate::harness::raw_agent::{Identity, RawAgent, close_code, enrollment, fresh_key};
 use crate::harness::server::{TestServer, owner_token};
 use postrider::protocol::close::CloseReason;
-use postrider::store::store::DATABASE_FILE;
+use postrider::store::handle::DATABASE_FILE;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::fs;

@@ -4,18 +4,19 @@ use super::control::{Cause, Launch, Order, Supervisor};
 use super::drain::{End, drain};
 use crate::agent::spool::Spool;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// A command that is about to be started.
+/// A supervising child that waits for its command. Dropped, it goes without having run one.
 #[derive(Debug)]
 pub struct Process {
-    ours: UnixStream,
-    theirs: UnixStream,
+    control: UnixStream,
+    child: Child,
 }
 
 /// The way to end a command. Does not keep it alive.
@@ -25,58 +26,51 @@ pub struct Orders {
 }
 
 impl Process {
-    /// Makes the control socket.
+    /// Starts the supervising child. It runs nothing yet, so this may go on while the journal is still being written.
+    /// Blocks for the time of a process's birth.
     ///
     /// # Errors
-    /// No file descriptors are left.
-    pub fn new() -> io::Result<(Self, Orders)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let orders = Orders { control: ours.try_clone()? };
-        Ok((Self { ours, theirs }, orders))
+    /// No process or no file descriptors are to be had, or the program is gone.
+    pub fn prepare(supervisor: &Supervisor) -> io::Result<(Self, Orders)> {
+        let (control, theirs) = UnixStream::pair()?;
+        let orders = Orders { control: control.try_clone()? };
+        let mut command = Command::new(&supervisor.program);
+        command.args(&supervisor.args).arg0("postrider");
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn()?;
+        // `command` holds the other end of the socket and goes here, or the end of the child would not be seen.
+        Ok((Self { control, child }, orders))
+    }
+
+    /// Whether the supervising child lives.
+    pub fn is_waiting(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Runs the command to its end and tells it through `ended`; then waits until the supervising child is reaped.
     /// Blocks: call it on a thread for that. `progress` is called after each piece of output.
-    pub fn run(
-        self,
-        supervisor: &Supervisor,
-        launch: &Launch,
-        spool: &Spool,
-        progress: impl Fn(),
-        ended: oneshot::Sender<End>,
-    ) {
-        let mut command = Command::new(&supervisor.program);
-        command.args(&supervisor.args).arg0("postrider");
-        command.stdin(Stdio::from(OwnedFd::from(self.theirs))).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                let why =
-                    format!("its supervising process {} could not be started: {error}", supervisor.program.display());
-                let _ = ended.send(End::not_started(why));
-                return;
-            }
-        };
-        // It holds the other end of the socket: as long as it lives, the end of the child would not be seen.
-        drop(command);
-        let end = match (child.stdout.take(), child.stderr.take()) {
-            (Some(stdout), Some(stderr)) => {
-                let end = match tell(&self.ours, launch) {
-                    Ok(()) => drain(&self.ours, stdout.into(), stderr.into(), launch, spool, progress),
-                    Err(error) => End::not_started(format!("its supervising process ended at once: {error}")),
-                };
-                if end.supervisor_late {
-                    let _ = child.kill();
-                    end.kill_what_can_be_found();
-                }
-                end
-            }
+    pub fn run(mut self, launch: &Launch, spool: &Spool, progress: impl Fn(), ended: oneshot::Sender<End>) {
+        let end = match (self.child.stdout.take(), self.child.stderr.take()) {
+            (Some(stdout), Some(stderr)) => match tell(&self.control, launch) {
+                Ok(()) => drain(&self.control, stdout.into(), stderr.into(), launch, spool, progress),
+                Err(error) => End::not_started(format!("its supervising process ended at once: {error}")),
+            },
             _ => End::not_started("its supervising process has no pipes".to_owned()),
         };
-        drop(self.ours);
+        if end.supervisor_late {
+            let _ = self.child.kill();
+            end.kill_what_can_be_found();
+        }
         // The agent may be going down; then the journal tells it at the next start.
         let _ = ended.send(end);
-        let _ = child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Sent or not, there are no more orders: what still waits for its launch goes at once.
+        let _ = self.control.shutdown(Shutdown::Write);
+        let _ = self.child.wait();
     }
 }
 

@@ -19,10 +19,12 @@ use crate::protocol::outcome::Outcome;
 use crate::protocol::spec::{OUTPUT_BYTES_MAX, Spec};
 use crate::protocol::state::State;
 use crate::tasks::Tasks;
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -47,10 +49,18 @@ pub struct Runner {
     spool_folder: Arc<PathBuf>,
     supervisor: Arc<Supervisor>,
     slots: Arc<Semaphore>,
+    spare: Arc<Mutex<Option<Birth>>>,
 }
 
-/// A runner slot; free again when dropped.
-pub type Slot = OwnedSemaphorePermit;
+/// A supervising child on its way.
+type Birth = JoinHandle<io::Result<(Process, Orders)>>;
+
+/// The right to run, and a supervising child on its way. The slot is free again when this is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    _permit: OwnedSemaphorePermit,
+    process: Birth,
+}
 
 enum Turn {
     Go(Slot),
@@ -69,12 +79,45 @@ impl Runner {
             spool_folder: Arc::new(spool_folder),
             supervisor: Arc::new(supervisor),
             slots: Arc::new(Semaphore::new(slots)),
+            spare: Arc::default(),
         }
     }
 
     /// A slot, if one is free and nobody waits for it.
     pub fn free_slot(&self) -> Option<Slot> {
-        Arc::clone(&self.slots).try_acquire_owned().ok()
+        Arc::clone(&self.slots).try_acquire_owned().ok().map(|permit| self.slot(permit))
+    }
+
+    /// Takes the spare supervising child, or begins a birth: it goes on while the journal is written.
+    fn slot(&self, permit: OwnedSemaphorePermit) -> Slot {
+        Slot { _permit: permit, process: self.spare().take().unwrap_or_else(|| self.birth()) }
+    }
+
+    fn birth(&self) -> Birth {
+        let supervisor = Arc::clone(&self.supervisor);
+        spawn_blocking(move || Process::prepare(&supervisor))
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Option<Birth>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a supervising child ready for the next command: its birth takes as long as all else together. Called when
+    /// nobody waits for it.
+    pub fn lay_in_spare(&self) {
+        let mut spare = self.spare();
+        if spare.is_none() && !self.tasks.stop_token().is_cancelled() {
+            *spare = Some(self.birth());
+        }
+    }
+
+    async fn supervising(&self, birth: Birth) -> io::Result<(Process, Orders)> {
+        let (mut process, orders) = birth.await.map_err(io::Error::other).flatten()?;
+        if process.is_waiting() {
+            return Ok((process, orders));
+        }
+        // Somebody killed the spare. It had been given nothing, so another one may.
+        self.birth().await.map_err(io::Error::other).flatten()
     }
 
     /// Takes over what the journal held when the agent started. What ran then is `interrupted`; what waited waits for
@@ -128,13 +171,10 @@ impl Runner {
         let outcome = match turn {
             Turn::Stopped => return,
             Turn::Ended(outcome) => outcome,
-            Turn::Go(slot) => {
-                let outcome = self.execute(delivery, spec, &cancel).await;
-                drop(slot);
-                outcome
-            }
+            Turn::Go(slot) => self.execute(delivery, spec, slot, &cancel).await,
         };
         self.finish(delivery, outcome).await;
+        self.lay_in_spare();
     }
 
     async fn wait_for_turn(&self, delivery: DeliveryId, spec: &Spec, cancel: &CancellationToken) -> Turn {
@@ -160,7 +200,7 @@ impl Runner {
 
     async fn next_slot(&self) -> Option<Slot> {
         self.time.known().await;
-        Arc::clone(&self.slots).acquire_owned().await.ok()
+        Arc::clone(&self.slots).acquire_owned().await.ok().map(|permit| self.slot(permit))
     }
 
     /// Whether the specification's time is over, by the server's clock.
@@ -178,7 +218,7 @@ impl Runner {
     }
 
     /// Runs the command. Its start is in the journal.
-    async fn execute(&self, delivery: DeliveryId, spec: Spec, cancel: &CancellationToken) -> Outcome {
+    async fn execute(&self, delivery: DeliveryId, spec: Spec, slot: Slot, cancel: &CancellationToken) -> Outcome {
         if cancel.is_cancelled() {
             return cancelled_before();
         }
@@ -187,34 +227,23 @@ impl Runner {
         }
         let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
         let launch = Launch { spec, grace_ms };
-        let begun = self.begin(delivery, launch.clone());
-        let (spool, orders, ended) = match begun {
-            Ok(begun) => begun,
-            Err(reason) => return Outcome::without_run(State::Failed, reason),
+        let Slot { _permit, process } = slot;
+        let (process, orders) = match self.supervising(process).await {
+            Ok(prepared) => prepared,
+            Err(error) => return not_started(&format!("its supervising process could not be started: {error}")),
         };
+        let spool = match Spool::create(&self.spool_folder, delivery, launch.spec.output_bytes_max) {
+            Ok(spool) => Arc::new(spool),
+            Err(error) => return not_started(&format!("its output cannot be kept on the agent: {error}")),
+        };
+        self.board.set_spool(delivery, Arc::clone(&spool));
+        let (sender, ended) = oneshot::channel();
+        let (board, output, launched) = (self.board.clone(), Arc::clone(&spool), launch.clone());
+        // Its end comes through the channel; the thread stays until the supervising child is reaped.
+        drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), sender)));
         let end = self.follow(&orders, ended, cancel).await;
         spool.settle();
         outcome(end, &launch.spec, &spool)
-    }
-
-    #[allow(clippy::type_complexity)] // Named once, used once.
-    fn begin(
-        &self,
-        delivery: DeliveryId,
-        launch: Launch,
-    ) -> Result<(Arc<Spool>, Orders, oneshot::Receiver<End>), String> {
-        let spool = Spool::create(&self.spool_folder, delivery, launch.spec.output_bytes_max)
-            .map_err(|error| format!("its output cannot be kept on the agent: {error}"))?;
-        let spool = Arc::new(spool);
-        self.board.set_spool(delivery, Arc::clone(&spool));
-        let (process, orders) = Process::new().map_err(|error| format!("it could not be started: {error}"))?;
-        let (sender, ended) = oneshot::channel();
-        let (board, supervisor, output) = (self.board.clone(), Arc::clone(&self.supervisor), Arc::clone(&spool));
-        // Its end comes through the channel; the thread stays until the supervising child is reaped.
-        drop(tokio::task::spawn_blocking(move || {
-            process.run(&supervisor, &launch, &output, || board.ring(), sender);
-        }));
-        Ok((spool, orders, ended))
     }
 
     /// Waits for the end; passes on the wish to end it, once each.
@@ -298,6 +327,10 @@ impl Runner {
             warn!("the output of delivery {delivery} cannot be removed: {why}");
         }
     }
+}
+
+fn not_started(reason: &str) -> Outcome {
+    Outcome::without_run(State::Failed, reason)
 }
 
 /// The outcome of what was cancelled in time.

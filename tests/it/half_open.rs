@@ -1,0 +1,163 @@
+//! Links that lie: the half-open agent is evicted, nobody else notices, and its command runs when it is back.
+
+use crate::harness::agent::TestAgent;
+use crate::harness::api::{Api, id};
+use crate::harness::proxy::Proxy;
+use crate::harness::raw_agent::{Identity, RawAgent};
+use crate::harness::server::TestServer;
+use futures_util::{SinkExt, StreamExt};
+use postrider::protocol::frame::{AgentFrame, encode};
+use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+use tokio_tungstenite::tungstenite::Message;
+
+fn address(api: &Api) -> &str {
+    api.url.trim_start_matches("http://")
+}
+
+/// With the default settings, so it takes up to 20 s.
+#[tokio::test]
+async fn an_agent_whose_frames_arrive_but_ours_vanish_is_evicted_and_nobody_else_notices() {
+    let server = TestServer::start().await;
+    let proxy = Proxy::start(address(&server.api)).await;
+    let _healthy = TestAgent::start(&server.api, "healthy").await;
+    let identity = Identity::enroll(&server.api, "half-open").await;
+    let agent = RawAgent::connect_to(&proxy.address, &identity, Vec::new()).await;
+    server.api.until_online("half-open", true).await;
+
+    proxy.set(|faults| faults.drop_to_client = true);
+    // Its own frames go on arriving all the time.
+    let (mut sink, mut stream) = agent.socket.split();
+    let chatter = async {
+        let facts = encode(&AgentFrame::Facts { facts: json!({ "hostname": "half-open" }) });
+        loop {
+            tokio::select! {
+                _ = stream.next() => {}
+                () = tokio::time::sleep(Duration::from_millis(100)) => {
+                    if sink.send(Message::text(facts.clone())).await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            }
+        }
+    };
+    let command = server.api.run("half-open", "true").await;
+    // Round trips of the other agent go on until the eviction.
+    let evicted = AtomicBool::new(false);
+    let round_trips = AtomicU32::new(0);
+    let others = async {
+        while !evicted.load(Ordering::Relaxed) {
+            let command = server.api.run("healthy", "true").await;
+            server.api.until(&command, &["succeeded"]).await;
+            round_trips.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    let eviction = async {
+        let agent = server.api.until_online("half-open", false).await;
+        evicted.store(true, Ordering::Relaxed);
+        agent
+    };
+    let agent = tokio::select! {
+        (agent, ()) = futures_util::future::join(eviction, others) => agent,
+        () = chatter => unreachable!("it never ends"),
+    };
+    assert!(round_trips.load(Ordering::Relaxed) > 10, "the other agent was served meanwhile");
+    let last_close = crate::harness::eventually::eventually("the end is stored", || async {
+        let agent = server.api.get("/api/agents/half-open").await;
+        agent["last_close"]["reason"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert_eq!(last_close, "pong_timeout", "{agent}");
+    assert_eq!(
+        server.api.command(&command).await["state"],
+        "queued",
+        "what was dispatched into the void is still ours"
+    );
+
+    // It comes back while the old link is still broken.
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let (delivery, attempt) = agent.dispatched().await;
+    assert_eq!(attempt, 2);
+    agent.complete(delivery).await;
+    server.api.until(&command, &["succeeded"]).await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_real_agent_behind_a_dead_link_comes_back_and_runs_what_waited() {
+    let server = TestServer::start_with(|config| {
+        config.keepalive.ping_interval = Duration::from_millis(200);
+        config.keepalive.pong_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let proxy = Arc::new(Proxy::start(address(&server.api)).await);
+    let reply =
+        server.api.call("POST", "/api/join", json!({ "server_url": format!("http://{}", proxy.address) })).await;
+    let _agent = TestAgent::launch(reply.json()["join"].as_str().unwrap(), "far");
+    crate::harness::eventually::eventually("far is online", || async {
+        let agent = server.api.call("GET", "/api/agents/far", serde_json::Value::Null).await;
+        (agent.status == 200 && agent.json()["online"] == true).then_some(())
+    })
+    .await;
+    for direction in [true, false] {
+        proxy.set(|faults| if direction { faults.drop_to_client = true } else { faults.drop_to_server = true });
+        let command = server.api.run("far", "echo back").await;
+        server.api.until_online("far", false).await;
+        assert_eq!(server.api.command(&command).await["state"], "queued");
+        proxy.set(|faults| {
+            (faults.drop_to_client, faults.drop_to_server) = (false, false);
+            faults.cuts += 1;
+        });
+        server.api.until(&command, &["succeeded"]).await;
+        assert_eq!(server.api.output(&command, "stdout").await, b"back\n");
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_never_reads_is_evicted_and_keeps_its_outbox() {
+    let server = TestServer::start_with(|config| {
+        config.keepalive.ping_interval = Duration::from_millis(500);
+        config.keepalive.pong_timeout = Duration::from_secs(2);
+    })
+    .await;
+    let identity = Identity::enroll(&server.api, "deaf").await;
+    let agent = RawAgent::connect(&server.api, &identity).await;
+    let line = format!("true {}", "x".repeat(30_000));
+    for _ in 0..4 {
+        let submissions = (0..16).map(|_| server.api.run("deaf", &line));
+        futures_util::future::join_all(submissions).await;
+    }
+    server.api.until_online("deaf", false).await;
+    assert_eq!(server.api.get("/api/agents/deaf").await["outbox"], 64, "nothing it did not accept has left");
+    drop(agent);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_row_that_another_process_writes_is_delivered_too() {
+    let server = TestServer::start().await;
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let first = server.api.submit("web-1", json!({ "command": "true" })).await;
+    let (delivery, _) = agent.dispatched().await;
+    agent.complete(delivery).await;
+    // A copy of the rows, by hand, as an operator's shell would.
+    let conn = rusqlite::Connection::open(server.data.path().join("postrider.db")).unwrap();
+    conn.execute_batch(
+        "INSERT INTO commands (id, created_ms, token_seq, spec, timeout_ms, not_after_ms, output_bytes_max)
+             SELECT randomblob(16), created_ms, token_seq, spec, timeout_ms, not_after_ms, output_bytes_max FROM commands;
+         INSERT INTO deliveries (id, command_seq, agent_seq, due_ms)
+             SELECT randomblob(16), last_insert_rowid(), agent_seq, not_after_ms FROM deliveries d, commands c
+             WHERE c.seq = d.command_seq;",
+    )
+    .unwrap();
+    let (second, attempt) = agent.dispatched().await;
+    assert_ne!(second, delivery);
+    assert_eq!(attempt, 1);
+    agent.complete(second).await;
+    assert_eq!(server.api.command(&id(&first)).await["state"], "succeeded");
+    server.stop().await;
+}
