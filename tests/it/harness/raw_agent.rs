@@ -1,6 +1,7 @@
 //! An agent that speaks frames by hand, to be slow, wrong or malicious.
 
 use super::api::Api;
+use super::eventually::PATIENCE;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt, StreamExt};
@@ -14,9 +15,10 @@ use postrider::protocol::state::State;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// What an agent keeps: its key and id.
 pub struct Identity {
@@ -83,10 +85,14 @@ pub async fn dial(address: &str) -> (WebSocketStream<TcpStream>, String, ServerI
     }
 }
 
+async fn message(socket: &mut WebSocketStream<TcpStream>) -> Option<Result<Message, Error>> {
+    timeout(PATIENCE, socket.next()).await.expect("waited in vain for a message of the server")
+}
+
 /// The next control frame; none: the connection ended.
 pub async fn next_frame(socket: &mut WebSocketStream<TcpStream>) -> Option<ServerFrame> {
     loop {
-        match socket.next().await? {
+        match message(socket).await? {
             Ok(Message::Text(text)) => return Some(decode(&text).unwrap()),
             Ok(Message::Close(_)) | Err(_) => return None,
             Ok(_) => {}
@@ -97,7 +103,7 @@ pub async fn next_frame(socket: &mut WebSocketStream<TcpStream>) -> Option<Serve
 /// Reads to the end of the connection; answers the close code.
 pub async fn close_code(socket: &mut WebSocketStream<TcpStream>) -> Option<u16> {
     loop {
-        match socket.next().await? {
+        match message(socket).await? {
             Ok(Message::Close(frame)) => return frame.map(|frame| frame.code.into()),
             Ok(_) => {}
             Err(_) => return None,
