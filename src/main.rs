@@ -134,6 +134,7 @@ fn start_log() {
 }
 
 fn fail(error: &anyhow::Error) -> u8 {
-    eprintln!("postrider: {error:#}");
+    // Our errors tell their causes themselves.
+    eprintln!("postrider: {error}");
     EXIT_ROLE_FAILED
 }

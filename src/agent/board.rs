@@ -149,6 +149,19 @@ impl Board {
         self.lines().by_arrival.values().map(|line| line.delivery).collect()
     }
 
+    /// Waits until nothing is arriving any more: what is on its way into the journal belongs into the next `hello`, or
+    /// the server would take it for never received. Fetching and journaling have limits, so this has one too.
+    pub async fn settled(&self) {
+        loop {
+            let heard = self.listen();
+            let arriving = |line: &Line| matches!(line.phase, Phase::Arriving);
+            if !self.lines().by_arrival.values().any(arriving) {
+                return;
+            }
+            heard.await;
+        }
+    }
+
     /// What `hello` says: all lines but those that are still arriving.
     pub fn journal(&self) -> Vec<JournalEntry> {
         let state = |phase: &Phase| match phase {

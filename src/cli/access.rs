@@ -77,8 +77,9 @@ fn find(
         let no_token = || CliError::NoToken { url: url.clone() };
         let token = match (token, &args.data) {
             (Some(token), _) => token,
-            (None, Some(data)) => folder_token(data)?,
-            (None, None) => {
+            // The folder's token is for the folder's server alone.
+            (None, Some(data)) if folder_url(data).is_ok_and(|folder| is_same(&folder, url)) => folder_token(data)?,
+            (None, _) => {
                 let config = config_path.map(config::read).transpose()?.flatten();
                 config.filter(|config| is_same(&config.url, url)).map(|config| config.token).ok_or_else(no_token)?
             }

@@ -104,8 +104,8 @@ pub struct ServeArgs {
     /// The address that join strings carry, where agents reach this server by another one
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
-    /// A proxy or tunnel in front does TLS: needed to listen on anything but loopback, because postrider itself speaks
-    /// plain HTTP
+    /// A tunnel in front keeps strangers out: needed to listen on anything but loopback, because postrider speaks plain
+    /// HTTP
     #[arg(long)]
     pub behind_proxy: bool,
     /// Stop when standard input ends: for a parent that must leave nothing behind

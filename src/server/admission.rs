@@ -1,14 +1,17 @@
 //! Who may connect now: a token bucket, so that a whole fleet can come back at once without drowning submissions.
+//!
+//! Places are taken by authenticated agents only, who then wait for their turn; while the queue is long, newcomers are
+//! told when to come again, before anything is spent on them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Agent connections admitted a second, once the burst is used up. Each costs two frames and a share of a commit.
+/// Sessions begun a second, once the burst is used up. Each costs a share of a commit.
 pub const ADMITTED_PER_SECOND: f64 = 500.0;
-/// Agent connections admitted at once.
+/// Sessions begun at once.
 pub const ADMITTED_BURST: f64 = 1000.0;
-/// Longest time for which a refused agent is told to stay away.
-const RETRY_MAX: Duration = Duration::from_secs(30);
+/// While the queue is longer than this, newcomers are sent away: an agent waits 15 s for its welcome.
+const QUEUE_MAX: Duration = Duration::from_secs(5);
 
 /// The bucket.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub struct Admission {
 
 #[derive(Debug)]
 struct Bucket {
+    /// Below zero: so many wait.
     tokens: f64,
     filled: Instant,
 }
@@ -28,24 +32,33 @@ impl Default for Admission {
     }
 }
 
+impl Bucket {
+    fn wait(&self) -> Duration {
+        Duration::from_secs_f64((-self.tokens / ADMITTED_PER_SECOND).max(0.0))
+    }
+}
+
 impl Admission {
-    /// Admits one connection, or says when to come again.
-    ///
-    /// # Errors
-    /// How long to stay away. The wait grows with the crowd: it is the time after which there will be room.
-    pub fn admit(&self) -> Result<(), Duration> {
+    fn filled(&self) -> std::sync::MutexGuard<'_, Bucket> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let filled = now.duration_since(bucket.filled).as_secs_f64() * ADMITTED_PER_SECOND;
-        bucket.tokens = (bucket.tokens + filled).min(ADMITTED_BURST);
+        let new = now.duration_since(bucket.filled).as_secs_f64() * ADMITTED_PER_SECOND;
+        bucket.tokens = (bucket.tokens + new).min(ADMITTED_BURST);
         bucket.filled = now;
-        // Each refusal books a later place (down to a floor), so that those refused come back spread out.
-        bucket.tokens = (bucket.tokens - 1.0).max(-ADMITTED_PER_SECOND * RETRY_MAX.as_secs_f64());
-        if bucket.tokens >= 0.0 {
-            Ok(())
-        } else {
-            Err(Duration::from_secs_f64((-bucket.tokens / ADMITTED_PER_SECOND).max(1.0)))
-        }
+        bucket
+    }
+
+    /// How long newcomers should stay away, if they should. Takes no place.
+    pub fn crowded(&self) -> Option<Duration> {
+        let wait = self.filled().wait();
+        (wait > QUEUE_MAX).then_some(wait)
+    }
+
+    /// Takes a place; answers how long to wait for it.
+    pub fn take_place(&self) -> Duration {
+        let mut bucket = self.filled();
+        bucket.tokens -= 1.0;
+        bucket.wait()
     }
 }
 
@@ -54,13 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_admitted_and_the_rest_told_when_to_come() {
+    fn a_burst_is_admitted_the_rest_waits_and_strangers_take_nothing() {
         let admission = Admission::default();
         for _ in 0..1000 {
-            assert!(admission.admit().is_ok());
+            assert!(admission.crowded().is_none());
+            assert_eq!(admission.take_place(), Duration::ZERO);
         }
-        let refused: Vec<Duration> = (0..100_000).filter_map(|_| admission.admit().err()).collect();
-        assert!(!refused.is_empty());
-        assert!(refused.iter().all(|wait| (Duration::from_secs(1)..=RETRY_MAX).contains(wait)));
+        let waits: Vec<Duration> = (0..50_000).map(|_| admission.take_place()).collect();
+        assert!(waits.last() > waits.first());
+        assert!(admission.crowded().is_some_and(|wait| wait > QUEUE_MAX));
     }
 }

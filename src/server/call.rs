@@ -93,11 +93,11 @@ impl Call {
         Ok(Query(query))
     }
 
-    /// Reads the whole body.
+    /// Reads the whole body, at most `bytes_max`.
     ///
     /// # Errors
-    /// 413 over [`BODY_BYTES_MAX`], 408 when it takes longer than [`BODY_TIMEOUT`], 400 when it breaks off.
-    pub async fn bytes(&mut self) -> Result<BytesMut, ApiError> {
+    /// 413 over the limit, 408 when it takes longer than [`BODY_TIMEOUT`], 400 when it breaks off.
+    pub async fn bytes(&mut self, bytes_max: usize) -> Result<BytesMut, ApiError> {
         let pieces = self.body.get_mut().unwrap_or_else(PoisonError::into_inner);
         let read = async {
             let mut body = BytesMut::new();
@@ -105,8 +105,8 @@ impl Call {
                 let piece = piece.map_err(|_| {
                     ApiError::new(StatusCode::BAD_REQUEST, "bad_body", "the body broke off: send it again")
                 })?;
-                if body.len() + piece.len() > BODY_BYTES_MAX {
-                    let detail = format!("the body has more than {BODY_BYTES_MAX} bytes");
+                if body.len() + piece.len() > bytes_max {
+                    let detail = format!("the body has more than {bytes_max} bytes");
                     return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
                 }
                 body.extend_from_slice(&piece);
@@ -124,7 +124,7 @@ impl Call {
     /// # Errors
     /// As [`Call::bytes`]; 400 for what is no JSON, 422 naming the field for what does not fit.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
-        let body = self.bytes().await?;
+        let body = self.bytes(BODY_BYTES_MAX).await?;
         parse_json(&body)
     }
 

@@ -60,7 +60,8 @@ pub async fn show(call: Call, command: &str) -> Result<Response, ApiError> {
     json(StatusCode::OK, &command.response)
 }
 
-/// `GET /api/commands/{id}/output`. The header `x-postrider-next` says where to go on; an empty body there means that
+/// `GET /api/commands/{id}/output`. The header `x-postrider-start` is the position of the first byte (after `from` where
+/// bytes between were dropped); an answer ends where a gap begins. `x-postrider-next` says where to go on; an empty body there means that
 /// nothing more is stored, and `x-postrider-ended: true` that nothing more will come.
 ///
 /// # Errors
@@ -74,6 +75,7 @@ pub async fn output(call: Call, command: &str) -> Result<Response, ApiError> {
     let mut response = Response::new(read.bytes.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(HeaderName::from_static("x-postrider-start"), HeaderValue::from(read.start));
     headers.insert(HeaderName::from_static("x-postrider-next"), HeaderValue::from(read.next));
     let ended = HeaderValue::from_static(if read.ended { "true" } else { "false" });
     headers.insert(HeaderName::from_static("x-postrider-ended"), ended);

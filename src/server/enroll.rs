@@ -1,6 +1,6 @@
 //! What agents ask over HTTP: to be enrolled, and for specifications too large for a frame.
 
-use super::call::{Call, json};
+use super::call::{Call, json, parse_json};
 use super::commands::id;
 use super::error::ApiError;
 use crate::protocol::http::{EnrollRequest, EnrollResponse};
@@ -13,13 +13,16 @@ use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::Response;
 
+/// Largest enrollment, in bytes: a name, a key and 32 tags. Strangers may send it, so it is small.
+pub const ENROLL_BYTES_MAX: usize = 16 * 1024;
+
 /// `POST /api/enroll`. The join string's secret is the right to do so.
 ///
 /// # Errors
 /// 403, 409, 413, 422, 503.
 pub async fn enroll(mut call: Call) -> Result<Response, ApiError> {
     call.query(&[])?;
-    let request: EnrollRequest = call.json().await?;
+    let request: EnrollRequest = parse_json(&call.bytes(ENROLL_BYTES_MAX).await?)?;
     check_tags(&request.tags).map_err(|error| ApiError::field("tags", error))?;
     let public_key = URL_SAFE_NO_PAD
         .decode(&request.public_key)

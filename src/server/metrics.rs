@@ -50,7 +50,11 @@ impl Default for Metrics {
         registry.register("agents_connected", "Agents with a session", metrics.agents_connected.clone());
         registry.register("outbox_deliveries", "Deliveries in the outbox", metrics.outbox_deliveries.clone());
         registry.register("deliveries", "Deliveries that moved to a state", metrics.deliveries.clone());
-        registry.register("evictions", "Sessions that ended, by reason", metrics.evictions.clone());
+        registry.register(
+            "evictions",
+            "Sessions that ended otherwise than by a shutdown, by reason",
+            metrics.evictions.clone(),
+        );
         registry.register("dispatch_seconds", "Committed to written to the socket", metrics.dispatch_seconds.clone());
         registry.register("accept_seconds", "Committed to journaled by the agent", metrics.accept_seconds.clone());
         registry.register("commit_seconds", "Duration of a commit", metrics.commit_seconds.clone());
@@ -66,8 +70,8 @@ fn seconds_of_ms(ms: i64) -> f64 {
 }
 
 impl Metrics {
-    /// A session ended.
-    pub fn session_ended(&self, reason: CloseReason) {
+    /// A session ended, and nobody had asked for it.
+    pub fn evicted(&self, reason: CloseReason) {
         self.evictions.get_or_create(&vec![("reason", reason.to_string())]).inc();
     }
 

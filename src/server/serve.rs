@@ -37,7 +37,7 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// The address for join strings; none: where it listens.
     pub public_url: Option<String>,
-    /// A proxy or tunnel in front does TLS and keeps strangers out.
+    /// A tunnel in front keeps strangers out.
     pub behind_proxy: bool,
     /// Times of sessions.
     pub keepalive: Keepalive,
@@ -81,7 +81,7 @@ pub enum ServeError {
     },
     /// Plain HTTP to the world.
     #[error(
-        "{0} is not a loopback address, and postrider speaks plain HTTP: put a TLS proxy or a tunnel in front and say --behind-proxy, or listen on 127.0.0.1"
+        "{0} is not a loopback address, and postrider speaks plain HTTP: listen on 127.0.0.1, or on an address inside a tunnel (WireGuard, SSH) and say --behind-proxy"
     )]
     Exposed(SocketAddr),
     /// The public URL.

@@ -3,8 +3,8 @@
 use super::call::{Call, json, parse_json};
 use super::error::ApiError;
 use crate::protocol::http::{
-    CommandResponse, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, Role, SubmitRequest, TARGETS_MAX, Targets,
-    WAIT_SECS_MAX,
+    BODY_BYTES_MAX, CommandResponse, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, Role, SubmitRequest, TARGETS_MAX,
+    Targets, WAIT_SECS_MAX,
 };
 use crate::protocol::name::check_tags;
 use crate::protocol::spec::{OUTPUT_BYTES_MAX, SPEC_VERSION, Spec, TIMEOUT_MS_DEFAULT, TTL_MS_DEFAULT};
@@ -40,7 +40,7 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
     if wait > WAIT_SECS_MAX {
         return Err(ApiError::field("wait", format!("is {wait}; at most {WAIT_SECS_MAX} seconds are allowed")));
     }
-    let body = call.bytes().await?;
+    let body = call.bytes(BODY_BYTES_MAX).await?;
     let request: SubmitRequest = parse_json(&body)?;
     let idempotency = idempotency(&call, key.as_deref(), &body)?;
     let targets = match (key, &request.targets) {

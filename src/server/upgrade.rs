@@ -53,9 +53,10 @@ pub async fn socket(mut call: Call) -> Result<Response, ApiError> {
             Duration::from_secs(2),
         ));
     }
-    call.app.admission.admit().map_err(|wait| {
-        ApiError::unavailable("too_many_agents", "many agents are connecting; come again later", wait)
-    })?;
+    if let Some(wait) = call.app.admission.crowded() {
+        let detail = "many agents are connecting; come again later";
+        return Err(ApiError::unavailable("too_many_agents", detail, wait));
+    }
     let app = Arc::clone(&call.app);
     call.app.tasks.spawn("session", async move {
         let connection = call.connection;

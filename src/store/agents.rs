@@ -5,6 +5,7 @@ use super::enqueue::find_agent;
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
+use super::progress::fence;
 use super::transition::{Because, DeliveryRow, delivery_row, select_deliveries, transition};
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{AgentResponse, LastClose};
@@ -139,6 +140,8 @@ impl Store {
 pub struct StoreFacts {
     /// The agent's row.
     pub agent_seq: i64,
+    /// The session's epoch.
+    pub epoch: u64,
     /// A JSON document within its limit.
     pub facts: String,
 }
@@ -147,9 +150,10 @@ impl StoreFacts {
     /// Replaces the earlier facts.
     ///
     /// # Errors
-    /// SQLite's.
+    /// `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE agents SET facts = ?2 WHERE seq = ?1";
+        fence(apply, self.agent_seq, self.epoch)?;
         apply.conn.prepare_cached(SQL)?.execute((self.agent_seq, &self.facts))?;
         Ok(())
     }

@@ -130,6 +130,7 @@ impl Committer {
                     all.commands.append(&mut touched.commands);
                     all.states.append(&mut touched.states);
                     all.accept_ms.append(&mut touched.accept_ms);
+                    all.close |= touched.close;
                 }
                 Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
                 Err(error) => results.push(Err(error)),

@@ -76,7 +76,7 @@ impl Disk {
         let free = free_bytes(&self.folder);
         let refusal = if size > self.limits.quota_bytes {
             Some(format!(
-                "the database holds {size} bytes, its quota is {}; wait for retention or raise the quota",
+                "the database holds {size} bytes, its quota is {}; it goes down as history is removed",
                 self.limits.quota_bytes
             ))
         } else if free.is_some_and(|free| free < self.limits.free_bytes_min) {

@@ -10,7 +10,7 @@ use crate::protocol::name::Tags;
 use crate::protocol::outcome::StreamSummary;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
-use crate::secret::sha256;
+use crate::secret::{hex, sha256};
 use rusqlite::{OptionalExtension, Row};
 use std::collections::BTreeSet;
 
@@ -186,11 +186,6 @@ fn queued(id: DeliveryId, target: &Target) -> DeliveryResponse {
         stderr: StreamSummary::default(),
         transitions: Vec::new(),
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn target(row: &Row<'_>) -> rusqlite::Result<Target> {

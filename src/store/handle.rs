@@ -6,7 +6,7 @@ use super::error::StoreError;
 use super::migrate::{MigrateError, migrate};
 use super::op::{Done, Operation};
 use super::pool::{BUSY_TIMEOUT, READERS, ReadOnly, make_private, open_writer, use_wal};
-use super::session::close_crashed_sessions;
+use super::session::recover;
 use crate::bell::BellBoard;
 use crate::clock::Clock;
 use crate::protocol::ids::ServerId;
@@ -174,7 +174,7 @@ impl Store {
         migrate(&mut conn).map_err(|source| OpenError::Migrate { path: shown(), source })?;
         use_wal(&conn).map_err(|error| sqlite(&error))?;
         let server_id = server_id(&conn, clock.now_ms()).map_err(|error| sqlite(&error))?;
-        close_crashed_sessions(&conn, clock.now_ms()).map_err(|error| sqlite(&error))?;
+        recover(&conn, clock.now_ms()).map_err(|error| sqlite(&error))?;
         let pool = r2d2::Pool::builder()
             .max_size(READERS)
             .test_on_check_out(false)

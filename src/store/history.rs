@@ -229,7 +229,7 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
             .optional()?
             .ok_or_else(|| StoreError::NotFound { what: "command", key: id.to_string() })?,
     };
-    let agent = filter.agent.as_deref().map(|key| find_agent(conn, key)).transpose()?.map(|agent| agent.seq);
+    let agent = filter.agent.as_deref().map(|key| find_agent_ever(conn, key)).transpose()?;
     let state = filter.state.map(State::as_str);
     let mut statement = conn.prepare_cached(if agent.is_some() { OF_AGENT } else { ALL })?;
     let mut ids: Vec<CommandId> = statement
@@ -243,6 +243,17 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
         commands.push(command_response(conn, id, Some(LIST_DELIVERIES_MAX), false)?.response);
     }
     Ok(CommandsResponse { commands, next })
+}
+
+/// An agent by id, revoked or not, or by name.
+fn find_agent_ever(conn: &Connection, key: &str) -> Result<i64, StoreError> {
+    const SQL: &str = "SELECT seq FROM agents WHERE id = ?1";
+    if let Ok(id) = key.parse::<AgentId>()
+        && let Some(seq) = conn.prepare_cached(SQL)?.query_row([id.as_bytes()], |row| row.get(0)).optional()?
+    {
+        return Ok(seq);
+    }
+    find_agent(conn, key).map(|agent| agent.seq)
 }
 
 fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor) -> Result<Events, StoreError> {

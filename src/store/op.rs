@@ -17,6 +17,7 @@ use super::retain::Retain;
 use super::session::{BeginSession, EndSession, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use crate::protocol::http::{AgentResponse, JoinResponse, TokenResponse};
+use crate::protocol::ids::DeliveryId;
 use rusqlite::Connection;
 
 /// What an operation works with.
@@ -83,7 +84,7 @@ operations! {
     /// Its session ended.
     EndSession => (),
     /// Dispatch frames are about to be written.
-    RecordDispatch => (),
+    RecordDispatch => Vec<DeliveryId>,
     /// The agent journaled a delivery.
     Accept => Progress,
     /// The agent started it.

@@ -81,6 +81,8 @@ pub const READ_BYTES_MAX: usize = 256 * 1024;
 pub struct OutputRead {
     /// The bytes, without those that were dropped.
     pub bytes: Vec<u8>,
+    /// Position of the first of them: after `from` where bytes between were dropped.
+    pub start: u64,
     /// Position after the last of them.
     pub next: u64,
     /// Whether the delivery has ended, so that nothing more comes.
@@ -88,8 +90,8 @@ pub struct OutputRead {
 }
 
 impl Store {
-    /// Reads one stream of one delivery from position `from` on, at most [`READ_BYTES_MAX`] bytes. `agent` may be
-    /// left out when the command has one delivery.
+    /// Reads one stream of one delivery from position `from` on, at most [`READ_BYTES_MAX`] bytes and none beyond a
+    /// gap, where bytes were dropped. `agent` may be left out when the command has one delivery.
     ///
     /// # Errors
     /// `NotFound`, `Ambiguous`; `Conflict` when an agent must be named.
@@ -151,7 +153,7 @@ fn read_output(conn: &Connection, delivery: i64, stream: Stream, from: u64) -> R
     let position = i64::try_from(from).unwrap_or(i64::MAX);
     let first: Option<i64> =
         conn.prepare_cached(FIRST)?.query_row((delivery, number, position), |row| row.get(0)).optional()?;
-    let mut read = OutputRead { bytes: Vec::new(), next: from, ended: false };
+    let mut read = OutputRead { bytes: Vec::new(), start: from, next: from, ended: false };
     let mut statement = conn.prepare_cached(REST)?;
     let mut rows = statement.query((delivery, number, first.unwrap_or(0)))?;
     while let Some(row) = rows.next()? {
@@ -159,8 +161,12 @@ fn read_output(conn: &Connection, delivery: i64, stream: Stream, from: u64) -> R
         let bytes = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
         let skip = usize::try_from(read.next.saturating_sub(offset)).unwrap_or(usize::MAX);
         let Some(new) = bytes.get(skip..).filter(|new| !new.is_empty()) else { continue };
-        if !read.bytes.is_empty() && read.bytes.len() + new.len() > READ_BYTES_MAX {
+        let gap = offset > read.next;
+        if !read.bytes.is_empty() && (gap || read.bytes.len() + new.len() > READ_BYTES_MAX) {
             break;
+        }
+        if gap {
+            read.start = offset;
         }
         read.bytes.extend_from_slice(new);
         read.next = offset + bytes.len() as u64;

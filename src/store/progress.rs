@@ -55,7 +55,11 @@ impl Report {
     }
 }
 
-fn fence(apply: &Apply<'_>, agent_seq: i64, epoch: u64) -> Result<(), StoreError> {
+/// Refuses what an older session than the agent's newest reports.
+///
+/// # Errors
+/// `Fenced`; SQLite's.
+pub fn fence(apply: &Apply<'_>, agent_seq: i64, epoch: u64) -> Result<(), StoreError> {
     const SQL: &str = "SELECT epoch FROM agents WHERE seq = ?1";
     let newest: i64 = apply.conn.prepare_cached(SQL)?.query_row([agent_seq], |row| row.get(0))?;
     if u64::try_from(newest) == Ok(epoch) { Ok(()) } else { Err(StoreError::Fenced) }
@@ -73,21 +77,25 @@ pub struct RecordDispatch {
 }
 
 impl RecordDispatch {
-    /// Counts the attempts and puts the rows in doubt: from now on the agent may hold them.
+    /// Counts the attempts and puts the rows in doubt: from now on the agent may hold them. Answers those that are still
+    /// to be dispatched: a row that was cancelled or has expired since it was read must not go out.
     ///
     /// # Errors
     /// `Fenced`; SQLite's.
-    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Vec<DeliveryId>, StoreError> {
         const SQL: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
         fence(apply, self.agent_seq, self.epoch)?;
+        let mut dispatched = Vec::with_capacity(self.deliveries.len());
         for id in &self.deliveries {
-            if let Some(row) = find(apply, self.agent_seq, *id)?.filter(|row| row.state == State::Queued) {
+            let found = find(apply, self.agent_seq, *id)?;
+            if let Some(row) = found.filter(|row| row.state == State::Queued && !row.cancel_requested) {
                 apply.conn.prepare_cached(SQL)?.execute([row.seq])?;
                 let because = Because { epoch: Some(self.epoch), ..Because::default() };
                 record(apply, &row, "dispatched", Some(row.attempt + 1), &because)?;
+                dispatched.push(*id);
             }
         }
-        Ok(())
+        Ok(dispatched)
     }
 }
 

@@ -135,18 +135,22 @@ impl EndSession {
     }
 }
 
-/// At start: sessions that were open when the last process died have ended, and what was queued for their agents may
-/// have been dispatched without a record of it.
+/// After a start no delivery counts as lost for this long, in milliseconds: its agent may still be waiting to reconnect
+/// (its longest backoff is a minute), with the outcome in its hands.
+pub const START_GRACE_MS: i64 = 120_000;
+
+/// At start: sessions that were open when the last process died have ended, and reports may have found nobody while
+/// there was no server.
 ///
 /// # Errors
 /// SQLite's.
-pub fn close_crashed_sessions(conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
-    const DOUBT: &str = "UPDATE deliveries SET in_doubt = 1 WHERE state = 'queued' \
-         AND agent_seq IN (SELECT seq FROM agents WHERE session_open = 1)";
+pub fn recover(conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
+    const GRACE: &str = "UPDATE deliveries SET due_ms = ?1 WHERE due_ms < ?1 \
+         AND (state IN ('accepted', 'running') OR (state = 'queued' AND in_doubt = 1))";
     const CLOSE: &str = "UPDATE agents SET session_open = 0, close_reason = 'connection_lost', closed_ms = ?1 \
          WHERE session_open = 1";
     let tx = conn.unchecked_transaction()?;
-    tx.execute(DOUBT, [])?;
+    tx.execute(GRACE, [now_ms + START_GRACE_MS])?;
     tx.execute(CLOSE, [now_ms])?;
     tx.commit()
 }

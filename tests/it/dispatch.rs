@@ -6,6 +6,8 @@ use crate::harness::eventually::eventually;
 use crate::harness::process::ServerProcess;
 use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::server::TestServer;
+use postrider::protocol::frame::{AgentFrame, JournalEntry};
+use postrider::protocol::state::State;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -88,9 +90,9 @@ async fn five_thousand_commands_for_an_offline_agent_all_run_in_order_when_it_co
         let (delivery, attempt) = agent.dispatched().await;
         assert_eq!(attempt, 1);
         seen.push(delivery);
-        agent.send(&postrider::protocol::frame::AgentFrame::Accepted { delivery }).await;
+        agent.send(&AgentFrame::Accepted { delivery }).await;
         let outcome = crate::harness::raw_agent::success();
-        agent.send(&postrider::protocol::frame::AgentFrame::Finished { delivery, outcome }).await;
+        agent.send(&AgentFrame::Finished { delivery, outcome }).await;
     }
     let mut distinct = seen.clone();
     distinct.sort();
@@ -103,5 +105,55 @@ async fn five_thousand_commands_for_an_offline_agent_all_run_in_order_when_it_co
         (server.api.get("/api/agents/slow").await["outbox"] == 0).then_some(())
     })
     .await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancel_on_the_heels_of_its_submission_never_lies() {
+    let server = TestServer::start().await;
+    let agent = TestAgent::start(&server.api, "web-1").await;
+    let runs = agent.data.with_file_name("runs");
+    for number in 0..150 {
+        let line = format!("echo {number} >> {}", runs.display());
+        let command = server.api.run("web-1", &line).await;
+        // Some cancels come before the dispatch, some on its way, some while it starts, some after the end.
+        for _ in 0..number % 5 {
+            server.api.command(&command).await;
+        }
+        let cancel = server.api.call("POST", &format!("/api/commands/{command}/cancel"), json!({})).await;
+        assert_eq!(cancel.status, 202);
+        let ended = server.api.until(&command, &["cancelled", "succeeded"]).await;
+        let ran = std::fs::read_to_string(&runs).unwrap_or_default().lines().any(|line| line == number.to_string());
+        match (cancel.json()["cancelled"].as_u64(), ended["state"].as_str()) {
+            (Some(1), state) => assert!(state == Some("cancelled") && !ran, "never sent, so never run: {ended}"),
+            (_, Some("succeeded")) => assert!(ran, "{ended}"),
+            // Killed before or after it wrote: the agent's word.
+            (_, state) => assert_eq!(state, Some("cancelled"), "{ended}"),
+        }
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_because_the_server_was_away() {
+    let server = TestServer::start().await;
+    // An hour ago an agent accepted this; then the server was down until now.
+    server.clock.set_offset_ms(-3_600_000);
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let command = server.api.run("web-1", "true").await;
+    let (delivery, _) = agent.dispatched().await;
+    agent.send(&AgentFrame::Accepted { delivery }).await;
+    server.api.until(&command, &["accepted"]).await;
+    drop(agent);
+    let server = server.restart().await;
+    // The reaper has had its turn when a row of its own has expired.
+    let other = server.api.submit("web-1", json!({ "command": "true", "ttl_s": 0.001 })).await;
+    server.api.until(&id(&other), &["expired"]).await;
+    assert_eq!(server.api.command(&command).await["state"], "accepted");
+    let entry = JournalEntry { delivery, state: State::Accepted };
+    let mut agent = RawAgent::connect_with(&server.api, &identity, vec![entry]).await;
+    agent.complete(delivery).await;
+    assert_eq!(server.api.command(&command).await["state"], "succeeded");
     server.stop().await;
 }

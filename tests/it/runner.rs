@@ -51,8 +51,10 @@ fn start_with_grace(spec: Spec, grace_ms: u64) -> Running {
     let spool = Arc::new(Spool::create(folder.path(), DeliveryId::new(), spec.output_bytes_max).unwrap());
     let (process, orders) = Process::prepare(&supervisor()).unwrap();
     let (sender, ended) = oneshot::channel();
+    let (teller, told) = oneshot::channel();
     let (launch, output) = (Launch { spec: spec.clone(), grace_ms }, Arc::clone(&spool));
-    std::thread::spawn(move || process.run(&launch, &output, || (), sender));
+    std::thread::spawn(move || process.run(&launch, &output, || (), teller, sender));
+    told.blocking_recv().unwrap();
     Running { folder, spec, spool, orders, ended }
 }
 

@@ -247,7 +247,7 @@ fn the_protocol_document_has_every_word_of_the_protocol() {
 fn the_operations_document_has_every_metric() {
     let metrics = Arc::new(Metrics::default());
     // A family without a member is not shown.
-    metrics.session_ended(CloseReason::Draining);
+    metrics.evicted(CloseReason::PongTimeout);
     metrics.answered("/healthz", 200);
     let store = StoreMetrics(Arc::clone(&metrics));
     store.moved(State::Queued);

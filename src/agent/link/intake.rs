@@ -13,7 +13,7 @@ use crate::protocol::ids::DeliveryId;
 use crate::protocol::outcome::Outcome;
 use crate::protocol::spec::{Spec, TTL_MS_MAX};
 use crate::protocol::state::State;
-use crate::secret::{Secret, sha256};
+use crate::secret::{Secret, hex, sha256};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -179,7 +179,7 @@ impl Intake {
                 })?
             }
         };
-        if hexadecimal(&sha256(&document)).eq_ignore_ascii_case(&dispatch.spec_sha256) {
+        if hex(&sha256(&document)).eq_ignore_ascii_case(&dispatch.spec_sha256) {
             Ok(document)
         } else {
             Err(NoDocument::Damaged)
@@ -196,13 +196,4 @@ enum NoDocument {
     Gone,
     Later(String),
     Damaged,
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

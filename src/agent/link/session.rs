@@ -30,7 +30,10 @@ pub async fn stay_connected(credential: &Credential, agent: AgentId, runner: &Ru
     let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
     loop {
         let connected = tokio::select! {
-            connected = connect(credential, agent, &runner.board) => connected,
+            connected = async {
+                runner.board.settled().await;
+                connect(credential, agent, &runner.board).await
+            } => connected,
             () = stop.cancelled() => return,
         };
         let since = Instant::now();

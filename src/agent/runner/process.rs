@@ -48,11 +48,23 @@ impl Process {
     }
 
     /// Runs the command to its end and tells it through `ended`; then waits until the supervising child is reaped.
-    /// Blocks: call it on a thread for that. `progress` is called after each piece of output.
-    pub fn run(mut self, launch: &Launch, spool: &Spool, progress: impl Fn(), ended: oneshot::Sender<End>) {
+    /// Blocks: call it on a thread for that. `told` goes when the child has its launch, before which it takes no
+    /// orders; `progress` is called after each piece of output.
+    pub fn run(
+        mut self,
+        launch: &Launch,
+        spool: &Spool,
+        progress: impl Fn(),
+        told: oneshot::Sender<()>,
+        ended: oneshot::Sender<End>,
+    ) {
         let end = match (self.child.stdout.take(), self.child.stderr.take()) {
             (Some(stdout), Some(stderr)) => match tell(&self.control, launch) {
-                Ok(()) => drain(&self.control, stdout.into(), stderr.into(), launch, spool, progress),
+                Ok(()) => {
+                    // Whoever waits for it may have gone.
+                    let _ = told.send(());
+                    drain(&self.control, stdout.into(), stderr.into(), launch, spool, progress)
+                }
                 Err(error) => End::not_started(format!("its supervising process ended at once: {error}")),
             },
             _ => End::not_started("its supervising process has no pipes".to_owned()),

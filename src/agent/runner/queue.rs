@@ -238,9 +238,12 @@ impl Runner {
         };
         self.board.set_spool(delivery, Arc::clone(&spool));
         let (sender, ended) = oneshot::channel();
+        let (teller, told) = oneshot::channel();
         let (board, output, launched) = (self.board.clone(), Arc::clone(&spool), launch.clone());
         // Its end comes through the channel; the thread stays until the supervising child is reaped.
-        drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), sender)));
+        drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), teller, sender)));
+        // An order must not overtake the launch. It is not told when the child is gone; then there is nobody to order.
+        let _ = told.await;
         let end = self.follow(&orders, ended, cancel).await;
         spool.settle();
         outcome(end, &launch.spec, &spool)

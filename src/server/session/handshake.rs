@@ -67,6 +67,8 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
     let key = check(app, &nonce, &hello).await?;
+    // Only now: a stranger must not use up the places of agents.
+    tokio::time::sleep(app.admission.take_place()).await;
     let begin = BeginSession {
         agent_seq: key.seq,
         version: label(&hello.version),

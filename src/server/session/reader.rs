@@ -150,7 +150,8 @@ impl Reader {
                     let message = format!("facts have at most {FACTS_BYTES_MAX} bytes");
                     return self.fault(ErrorFrame { code: "malformed".to_owned(), message }).await;
                 }
-                let operation = StoreFacts { agent_seq: self.session.agent_seq, facts };
+                let operation =
+                    StoreFacts { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, facts };
                 self.queue(operation, |()| Committed::Facts).await
             }
             AgentFrame::Hello(_) => {

@@ -20,7 +20,6 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
         Ok(session) => session,
         Err(reason) => {
             tracing::info!(%peer, %reason, HELLO_LOG);
-            app.metrics.session_ended(reason);
             return;
         }
     };
@@ -41,12 +40,14 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let _ = writer_ended.await;
     let reason = standing.reason();
     app.presence.end(agent, epoch);
-    app.metrics.session_ended(reason);
     match reason {
         CloseReason::Draining | CloseReason::AgentShutdown => {
             tracing::info!(agent = %name, epoch, %reason, "agent left")
         }
-        _ => tracing::warn!(agent = %name, epoch, %reason, "agent's session ended"),
+        _ => {
+            app.metrics.evicted(reason);
+            tracing::warn!(agent = %name, epoch, %reason, "agent's session ended");
+        }
     }
     let proven_ms = standing.proven_ms.load(Ordering::Relaxed);
     if let Err(error) = app.store.write(EndSession { agent_seq: agent, epoch, proven_ms, reason }).await {

@@ -10,10 +10,10 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{ErrorFrame, FRAME_BYTES_MAX, ServerFrame, encode};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
-use crate::secret::sha256;
+use crate::secret::{hex, sha256};
 use crate::server::app::App;
 use crate::server::upgrade::Socket;
-use crate::store::enqueue::hex;
+use crate::store::error::StoreError;
 use crate::store::outbox::OutboxRow;
 use crate::store::progress::RecordDispatch;
 use futures_util::SinkExt;
@@ -259,15 +259,21 @@ impl Writer {
             return Ok(());
         }
         let store = &self.app.store;
-        // Queued before the frames go out, so that it is applied before any answer to them. Its commit is not waited
-        // for: were it lost with the process, the next start treats every open session's rows as in doubt.
+        // On disk before the frames go out: from then on nobody but the agent can say that it does not have the row. What
+        // was cancelled or fenced off since the look is not among the answer.
         let record = RecordDispatch {
             agent_seq: self.session.agent_seq,
             epoch: self.session.standing.epoch,
             deliveries: rows.iter().map(|row| row.id).collect(),
         };
-        drop(store.queue(record).await.map_err(|_| CloseReason::ServerStorage)?);
-        for row in rows {
+        let dispatched = store.write(record).await.map_err(|error| match error {
+            StoreError::Fenced => CloseReason::Superseded,
+            error => {
+                tracing::warn!(agent = %self.session.name, %error, "a dispatch could not be recorded");
+                CloseReason::ServerStorage
+            }
+        })?;
+        for row in rows.into_iter().filter(|row| dispatched.contains(&row.id)) {
             let (delivery, first, created_ms) = (row.id, row.attempt == 0, row.created_ms);
             let frame = dispatch_frame(row);
             // In flight from before the write: an answer may come while it is still under way.
