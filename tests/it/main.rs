@@ -4,6 +4,9 @@
 mod agent_link;
 mod bad_agents;
 mod bad_requests;
+mod cli;
+mod cli_follow;
+mod cli_run;
 mod disk;
 mod dispatch;
 mod enrollment;
