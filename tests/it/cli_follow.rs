@@ -141,9 +141,17 @@ async fn a_server_killed_and_started_again_under_a_follower_costs_nothing() {
         (server.api.output(&running, "stdout").await == b"begun\n").then_some(())
     })
     .await;
+    let mut in_json = gated.start(&data, &["output", &running, "--follow", "--json"]);
+    until_printed(&in_json, "\"output\"").await;
     server.process.kill();
     gated.open();
     let server = ServerProcess::start(&data, server.port()).await;
+    assert_eq!(in_json.ended().await, Some(5), "{}", in_json.printed());
+    // Neither is anything told twice: five transitions, two pieces of output.
+    for (event, count) in [("transition", 5), ("output", 2)] {
+        let told = in_json.printed().matches(&format!("{{\"event\":\"{event}\"")).count();
+        assert_eq!(told, count, "{event}: {}", in_json.printed());
+    }
     let output = follower.wait_with_output().await.unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     let ended = Ended { code: output.status.code(), stdout: output.stdout, stderr };
