@@ -99,20 +99,21 @@ async fn news(
             StoreEvent::Transition(event) => named("transition", *cursor, &event),
             StoreEvent::Output(event) => named("output", *cursor, &event),
         };
-        if !send(sender, event).await {
+        if !send(app, sender, event).await {
             return Ok(More::Never);
         }
     }
     if events.ended {
         let last = app.store.command(command, false).await?.response;
-        send(sender, named("end", *cursor, &last)).await;
+        send(app, sender, named("end", *cursor, &last)).await;
         return Ok(More::Never);
     }
     Ok(if quiet { More::Wait } else { More::AtOnce })
 }
 
-async fn send(sender: &mpsc::Sender<Event>, event: Event) -> bool {
-    sender.send_timeout(event, SLOW_TIMEOUT).await.is_ok()
+async fn send(app: &App, sender: &mpsc::Sender<Event>, event: Event) -> bool {
+    let sent = sender.send_timeout(event, SLOW_TIMEOUT);
+    app.tasks.stop_token().run_until_cancelled(sent).await.is_some_and(|sent| sent.is_ok())
 }
 
 fn named<T: serde::Serialize>(name: &str, cursor: Cursor, data: &T) -> Event {

@@ -21,6 +21,7 @@ pub async fn watch(app: Arc<App>) {
             Ok(true) => {
                 app.store.watch.agents.ring_all();
                 app.store.watch.commands.ring_all();
+                app.store.watch.ends.ring_all();
             }
             Ok(false) => {}
             Err(StoreError::Closed | StoreError::Fatal(_)) => return,

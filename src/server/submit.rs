@@ -162,7 +162,7 @@ async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration) -> Result<Co
     let until = Instant::now() + wait;
     loop {
         // Listen before looking, or a change in between is missed.
-        let rung = store.watch.commands.listen(enqueued.command_seq);
+        let rung = store.watch.ends.listen(enqueued.command_seq);
         if store.has_ended(enqueued.command_seq).await? || Instant::now() >= until || stop.is_cancelled() {
             return Ok(store.command(enqueued.command.id, false).await?.response);
         }

@@ -38,6 +38,8 @@ pub struct Touched {
     pub agents: BTreeSet<i64>,
     /// Commands that have something new to show.
     pub commands: BTreeSet<i64>,
+    /// Commands with a delivery that ended.
+    pub ends: BTreeSet<i64>,
     /// States that deliveries moved to.
     pub states: Vec<State>,
     /// For how long deliveries had been committed when they were accepted, in milliseconds.
@@ -128,6 +130,7 @@ impl Committer {
                     results.append(&mut one);
                     all.agents.append(&mut touched.agents);
                     all.commands.append(&mut touched.commands);
+                    all.ends.append(&mut touched.ends);
                     all.states.append(&mut touched.states);
                     all.accept_ms.append(&mut touched.accept_ms);
                     all.close |= touched.close;

@@ -39,6 +39,8 @@ pub struct Watch {
     pub agents: BellBoard,
     /// Rings for a command's row number when there is something new to show.
     pub commands: BellBoard,
+    /// Rings for a command's row number when a delivery of it ended.
+    pub ends: BellBoard,
     /// Cancelled when the database cannot go on.
     pub fatal: CancellationToken,
     counter: Box<dyn Counter>,
@@ -60,6 +62,7 @@ impl Watch {
     pub fn committed(&self, operations: usize, took: Duration, touched: &Touched) {
         touched.agents.iter().for_each(|agent| self.agents.ring(*agent));
         touched.commands.iter().for_each(|command| self.commands.ring(*command));
+        touched.ends.iter().for_each(|command| self.ends.ring(*command));
         self.counter.committed(operations, took);
         touched.states.iter().for_each(|state| self.counter.moved(*state));
         touched.accept_ms.iter().for_each(|after_ms| self.counter.accepted(*after_ms));
@@ -184,6 +187,7 @@ impl Store {
         let watch = Arc::new(Watch {
             agents: BellBoard::default(),
             commands: BellBoard::default(),
+            ends: BellBoard::default(),
             fatal: CancellationToken::new(),
             counter,
             words: Mutex::default(),

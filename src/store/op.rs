@@ -10,14 +10,14 @@ use super::enqueue::{Enqueue, Enqueued};
 use super::enroll::{Enroll, Enrolled};
 use super::error::StoreError;
 use super::joins::{CreateJoin, RevokeJoin};
+use super::outbox::{Claim, Claimed};
 use super::output::AppendOutput;
-use super::progress::{Accept, Finish, Progress, RecordDispatch, Start};
+use super::progress::{Accept, Finish, Progress, Start};
 use super::reap::{Reap, Reaped};
 use super::retain::Retain;
 use super::session::{BeginSession, EndSession, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use crate::protocol::http::{AgentResponse, JoinResponse, TokenResponse};
-use crate::protocol::ids::DeliveryId;
 use rusqlite::Connection;
 
 /// What an operation works with.
@@ -83,8 +83,8 @@ operations! {
     BeginSession => SessionBegun,
     /// Its session ended.
     EndSession => (),
-    /// Dispatch frames are about to be written.
-    RecordDispatch => Vec<DeliveryId>,
+    /// A writer looks at its outbox.
+    Claim => Claimed,
     /// The agent journaled a delivery.
     Accept => Progress,
     /// The agent started it.

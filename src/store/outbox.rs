@@ -1,19 +1,32 @@
-//! What a writer reads: the first rows of its agent's outbox, and what else it has to tell the agent.
+//! The outbox: what a writer takes from it, and what else it has to tell its agent.
 
 use super::error::StoreError;
 use super::handle::Store;
+use super::op::Apply;
+use super::progress::fence;
+use super::transition::{Because, find, record};
 use crate::protocol::ids::{AgentId, DeliveryId};
 use rusqlite::OptionalExtension;
 use std::collections::HashSet;
 
-/// One look at an agent's rows.
-#[derive(Debug, Default)]
-pub struct Outbox {
-    /// The agent was revoked.
-    pub revoked: bool,
-    /// The epoch of the agent's newest session.
+/// A writer's look at its agent's rows. What it is given to dispatch is recorded as dispatched in the same transaction:
+/// on disk before a frame goes out, so that nobody but the agent can say from then on that it does not have the row.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// The session's epoch.
     pub epoch: u64,
-    /// Rows to dispatch, oldest first, at most as many as there is room for.
+    /// How many unfinished deliveries the agent may hold.
+    pub window: usize,
+    /// Dispatched on this connection and not accepted yet.
+    pub in_flight: HashSet<DeliveryId>,
+}
+
+/// What it found.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// To dispatch now, oldest first, at most as many as there is room for.
     pub rows: Vec<OutboxRow>,
     /// There are more rows than there was room for.
     pub more: bool,
@@ -26,7 +39,7 @@ pub struct Outbox {
 pub struct OutboxRow {
     /// Which delivery.
     pub id: DeliveryId,
-    /// Dispatches so far.
+    /// Which dispatch this is: 1 for the first.
     pub attempt: u32,
     /// The specification document, byte for byte.
     pub spec: String,
@@ -34,62 +47,63 @@ pub struct OutboxRow {
     pub created_ms: i64,
 }
 
-impl Store {
-    /// Looks at an agent's outbox. `window` is how many unfinished deliveries the agent may hold; `in_flight` are those
-    /// already dispatched on this connection.
+impl Claim {
+    /// Finds the rows and records their dispatch. Writes nothing when there is nothing to dispatch.
     ///
     /// # Errors
-    /// SQLite's.
-    pub async fn outbox(
-        &self,
-        agent_seq: i64,
-        window: usize,
-        in_flight: HashSet<DeliveryId>,
-    ) -> Result<Outbox, StoreError> {
-        const AGENT: &str = "SELECT revoked_ms IS NOT NULL, epoch FROM agents WHERE seq = ?1";
+    /// `NotFound` when the agent was revoked, `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Claimed, StoreError> {
+        const REVOKED: &str = "SELECT revoked_ms IS NOT NULL FROM agents WHERE seq = ?1";
         const HELD: &str = "SELECT id, cancel_requested_ms IS NOT NULL FROM deliveries \
              WHERE agent_seq = ?1 AND state IN ('accepted', 'running') ORDER BY seq"; // deliveries_held
-        const QUEUED: &str = "SELECT d.id, d.attempt, d.command_seq FROM deliveries d \
-             WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.due_ms > ?2 AND d.cancel_requested_ms IS NULL \
-             ORDER BY d.seq LIMIT ?3"; // deliveries_outbox
-        const SPEC: &str = "SELECT spec, created_ms FROM commands WHERE seq = ?1";
-        let now_ms = self.clock.now_ms();
-        self.read(move |conn| {
-            let mut outbox = Outbox::default();
-            (outbox.revoked, outbox.epoch) =
-                conn.prepare_cached(AGENT)?.query_row([agent_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let mut held = 0;
-            let mut statement = conn.prepare_cached(HELD)?;
-            let mut rows = statement.query([agent_seq])?;
-            while let Some(row) = rows.next()? {
-                held += 1;
-                if row.get(1)? {
-                    outbox.cancels.push(DeliveryId::from_bytes(row.get(0)?));
-                }
+        const QUEUED: &str = "SELECT id FROM deliveries WHERE agent_seq = ?1 AND state = 'queued' AND due_ms > ?2 \
+             AND cancel_requested_ms IS NULL ORDER BY seq LIMIT ?3"; // deliveries_outbox
+        let conn = apply.conn;
+        if conn.prepare_cached(REVOKED)?.query_row([self.agent_seq], |row| row.get(0))? {
+            return Err(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() });
+        }
+        fence(apply, self.agent_seq, self.epoch)?;
+        let mut claimed = Claimed::default();
+        let mut held = 0;
+        let mut statement = conn.prepare_cached(HELD)?;
+        let mut rows = statement.query([self.agent_seq])?;
+        while let Some(row) = rows.next()? {
+            held += 1;
+            if row.get(1)? {
+                claimed.cancels.push(DeliveryId::from_bytes(row.get(0)?));
             }
-            let room = window.saturating_sub(held + in_flight.len());
-            let limit = window.saturating_add(1);
-            let mut statement = conn.prepare_cached(QUEUED)?;
-            let mut rows = statement.query((agent_seq, now_ms, i64::try_from(limit).unwrap_or(i64::MAX)))?;
-            while let Some(row) = rows.next()? {
-                let id = DeliveryId::from_bytes(row.get(0)?);
-                if in_flight.contains(&id) {
-                    continue;
-                }
-                if outbox.rows.len() >= room {
-                    outbox.more = true;
-                    break;
-                }
-                let command_seq: i64 = row.get(2)?;
-                let (spec, created_ms) =
-                    conn.prepare_cached(SPEC)?.query_row([command_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                outbox.rows.push(OutboxRow { id, attempt: row.get(1)?, spec, created_ms });
+        }
+        let room = self.window.saturating_sub(held + self.in_flight.len());
+        // The oldest rows are those in flight, if there are any; one more tells whether there is more.
+        let limit = i64::try_from(self.window.saturating_add(1)).unwrap_or(i64::MAX);
+        let mut statement = conn.prepare_cached(QUEUED)?;
+        let queued = statement
+            .query_map((self.agent_seq, apply.now_ms, limit), |row| Ok(DeliveryId::from_bytes(row.get(0)?)))?;
+        let queued: Vec<DeliveryId> = queued.collect::<Result<_, _>>()?;
+        for id in queued.into_iter().filter(|id| !self.in_flight.contains(id)) {
+            if claimed.rows.len() >= room {
+                claimed.more = true;
+                break;
             }
-            Ok(outbox)
-        })
-        .await
+            claimed.rows.extend(self.take(apply, id)?);
+        }
+        Ok(claimed)
     }
 
+    fn take(&self, apply: &mut Apply<'_>, id: DeliveryId) -> Result<Option<OutboxRow>, StoreError> {
+        const TAKE: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
+        const SPEC: &str = "SELECT spec FROM commands WHERE seq = ?1";
+        let Some(row) = find(apply, self.agent_seq, id)? else { return Ok(None) };
+        let attempt = row.attempt + 1;
+        apply.conn.prepare_cached(TAKE)?.execute([row.seq])?;
+        let because = Because { epoch: Some(self.epoch), ..Because::default() };
+        record(apply, &row, "dispatched", Some(attempt), &because)?;
+        let spec = apply.conn.prepare_cached(SPEC)?.query_row([row.command_seq], |row| row.get(0))?;
+        Ok(Some(OutboxRow { id, attempt, spec, created_ms: row.created_ms }))
+    }
+}
+
+impl Store {
     /// The specification of one of an agent's own deliveries, for an agent that is not revoked.
     ///
     /// # Errors

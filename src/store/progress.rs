@@ -1,11 +1,11 @@
-//! What a session reports of a delivery: dispatched, accepted, started, finished.
+//! What an agent reports of a delivery: accepted, started, finished.
 //!
 //! Each report carries the session's epoch; an older one than the agent's newest is fenced off here, so that two
 //! connections of one agent can never interleave their writes.
 
 use super::error::StoreError;
 use super::op::Apply;
-use super::transition::{Because, DeliveryRow, LOST_GRACE_MS, find, record, transition};
+use super::transition::{Because, DeliveryRow, LOST_GRACE_MS, find, transition};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::outcome::Outcome;
 use crate::protocol::state::State;
@@ -63,40 +63,6 @@ pub fn fence(apply: &Apply<'_>, agent_seq: i64, epoch: u64) -> Result<(), StoreE
     const SQL: &str = "SELECT epoch FROM agents WHERE seq = ?1";
     let newest: i64 = apply.conn.prepare_cached(SQL)?.query_row([agent_seq], |row| row.get(0))?;
     if u64::try_from(newest) == Ok(epoch) { Ok(()) } else { Err(StoreError::Fenced) }
-}
-
-/// Dispatch frames are about to be written.
-#[derive(Clone, Debug)]
-pub struct RecordDispatch {
-    /// The agent's row.
-    pub agent_seq: i64,
-    /// The session's epoch.
-    pub epoch: u64,
-    /// Which deliveries.
-    pub deliveries: Vec<DeliveryId>,
-}
-
-impl RecordDispatch {
-    /// Counts the attempts and puts the rows in doubt: from now on the agent may hold them. Answers those that are still
-    /// to be dispatched: a row that was cancelled or has expired since it was read must not go out.
-    ///
-    /// # Errors
-    /// `Fenced`; SQLite's.
-    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Vec<DeliveryId>, StoreError> {
-        const SQL: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
-        fence(apply, self.agent_seq, self.epoch)?;
-        let mut dispatched = Vec::with_capacity(self.deliveries.len());
-        for id in &self.deliveries {
-            let found = find(apply, self.agent_seq, *id)?;
-            if let Some(row) = found.filter(|row| row.state == State::Queued && !row.cancel_requested) {
-                apply.conn.prepare_cached(SQL)?.execute([row.seq])?;
-                let because = Because { epoch: Some(self.epoch), ..Because::default() };
-                record(apply, &row, "dispatched", Some(row.attempt + 1), &because)?;
-                dispatched.push(*id);
-            }
-        }
-        Ok(dispatched)
-    }
 }
 
 /// The agent has it in its journal. Repeated while it waits for a slot.

@@ -134,6 +134,9 @@ pub fn transition(
     }
     record(apply, delivery, next.as_str(), None, because)?;
     apply.touched.states.push(next);
+    if next.is_terminal() {
+        apply.touched.ends.insert(delivery.command_seq);
+    }
     delivery.state = next;
     Ok(())
 }

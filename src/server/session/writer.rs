@@ -14,8 +14,7 @@ use crate::secret::{hex, sha256};
 use crate::server::app::App;
 use crate::server::upgrade::Socket;
 use crate::store::error::StoreError;
-use crate::store::outbox::OutboxRow;
-use crate::store::progress::RecordDispatch;
+use crate::store::outbox::{Claim, OutboxRow};
 use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
 use std::collections::{HashMap, HashSet};
@@ -231,22 +230,25 @@ impl Writer {
     /// Looks at the outbox and sends what is not in flight, up to the window.
     async fn look(&mut self) -> Result<(), CloseReason> {
         self.poll_at = Instant::now() + self.poll_wait();
-        let agent = self.session.agent_seq;
-        let window = self.app.keepalive.window as usize;
-        let in_flight = self.in_flight.keys().copied().collect();
-        let outbox = self.app.store.outbox(agent, window, in_flight).await.map_err(|error| {
-            tracing::warn!(agent = %self.session.name, %error, "the outbox cannot be read");
-            CloseReason::ServerStorage
+        let claim = Claim {
+            agent_seq: self.session.agent_seq,
+            epoch: self.session.standing.epoch,
+            window: self.app.keepalive.window as usize,
+            in_flight: self.in_flight.keys().copied().collect(),
+        };
+        let claimed = self.app.store.write(claim).await.map_err(|error| match error {
+            StoreError::NotFound { .. } => CloseReason::Revoked,
+            StoreError::Fenced => CloseReason::Superseded,
+            error => {
+                tracing::warn!(agent = %self.session.name, %error, "the outbox cannot be read");
+                CloseReason::ServerStorage
+            }
         })?;
-        if outbox.revoked {
-            return Err(CloseReason::Revoked);
+        self.more = claimed.more;
+        for row in claimed.rows {
+            self.dispatch(row).await?;
         }
-        if outbox.epoch != self.session.standing.epoch {
-            return Err(CloseReason::Superseded);
-        }
-        self.more = outbox.more;
-        self.dispatch(outbox.rows).await?;
-        for delivery in outbox.cancels {
+        for delivery in claimed.cancels {
             if self.cancelled.insert(delivery) {
                 self.send(&ServerFrame::Cancel { delivery }).await?;
             }
@@ -254,34 +256,13 @@ impl Writer {
         Ok(())
     }
 
-    async fn dispatch(&mut self, rows: Vec<OutboxRow>) -> Result<(), CloseReason> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let store = &self.app.store;
-        // On disk before the frames go out: from then on nobody but the agent can say that it does not have the row. What
-        // was cancelled or fenced off since the look is not among the answer.
-        let record = RecordDispatch {
-            agent_seq: self.session.agent_seq,
-            epoch: self.session.standing.epoch,
-            deliveries: rows.iter().map(|row| row.id).collect(),
-        };
-        let dispatched = store.write(record).await.map_err(|error| match error {
-            StoreError::Fenced => CloseReason::Superseded,
-            error => {
-                tracing::warn!(agent = %self.session.name, %error, "a dispatch could not be recorded");
-                CloseReason::ServerStorage
-            }
-        })?;
-        for row in rows.into_iter().filter(|row| dispatched.contains(&row.id)) {
-            let (delivery, first, created_ms) = (row.id, row.attempt == 0, row.created_ms);
-            let frame = dispatch_frame(row);
-            // In flight from before the write: an answer may come while it is still under way.
-            self.in_flight.insert(delivery, Instant::now());
-            self.write(Message::text(frame)).await?;
-            if first {
-                self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
-            }
+    async fn dispatch(&mut self, row: OutboxRow) -> Result<(), CloseReason> {
+        let (delivery, first, created_ms) = (row.id, row.attempt == 1, row.created_ms);
+        // In flight from before the write: an answer may come while it is still under way.
+        self.in_flight.insert(delivery, Instant::now());
+        self.write(Message::text(dispatch_frame(row))).await?;
+        if first {
+            self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
         }
         Ok(())
     }
@@ -307,7 +288,7 @@ impl Writer {
 
 /// The dispatch frame of a row: with its specification, or without where that would make the frame too large.
 fn dispatch_frame(row: OutboxRow) -> String {
-    let (delivery, attempt) = (row.id, row.attempt + 1);
+    let (delivery, attempt) = (row.id, row.attempt);
     let spec_sha256 = hex(&sha256(row.spec.as_bytes()));
     if row.spec.len() <= SPEC_INLINE_BYTES_MAX {
         let spec = Some(row.spec);
