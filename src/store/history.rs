@@ -166,6 +166,10 @@ pub enum Event {
     Output(OutputEvent),
 }
 
+/// A page of history ends early when its specifications have more bytes than this: a thousand large ones would be
+/// hundreds of megabytes.
+pub const LIST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Filters of a history list.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryFilter {
@@ -235,13 +239,19 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
     let mut ids: Vec<CommandId> = statement
         .query_map((agent, before, state, filter.limit + 1), |row| Ok(CommandId::from_bytes(row.get(0)?)))?
         .collect::<Result<_, _>>()?;
-    let more = ids.len() > filter.limit as usize;
+    let mut more = ids.len() > filter.limit as usize;
     ids.truncate(filter.limit as usize);
-    let next = ids.last().copied().filter(|_| more);
-    let mut commands = Vec::with_capacity(ids.len());
+    let (mut commands, mut bytes) = (Vec::with_capacity(ids.len()), 0);
     for id in ids {
-        commands.push(command_response(conn, id, Some(LIST_DELIVERIES_MAX), false)?.response);
+        if bytes > LIST_BYTES_MAX {
+            more = true;
+            break;
+        }
+        let command = command_response(conn, id, Some(LIST_DELIVERIES_MAX), false)?.response;
+        bytes += command.spec.len();
+        commands.push(command);
     }
+    let next = commands.last().map(|command| command.id).filter(|_| more);
     Ok(CommandsResponse { commands, next })
 }
 

@@ -12,6 +12,7 @@ mod disk;
 mod dispatch;
 mod enrollment;
 mod events;
+mod fence;
 mod half_open;
 mod harness;
 mod history;
