@@ -1,7 +1,7 @@
 //! Finding the server and the token.
 //!
-//! What was said for this call goes before the environment, that before the configuration file, and that before
-//! the default data folder. A token is only sent to the server that it came with, unless it was named for this call.
+//! A server's address goes before a data folder, each by its flag, else by the environment; then come the configuration
+//! file and the default data folder. A token is only sent to the server that it came with, unless it was named for this call.
 
 use super::args::AccessArgs;
 use super::client::ApiClient;
@@ -178,6 +178,9 @@ mod tests {
             pair("http://config:7/", "configured")
         );
         assert_eq!(host.find(&server("http://other:7"), Some("t"), "data").unwrap(), pair("http://other:7", "t"));
+        let folder = |url: &str| AccessArgs { data: Some(host.folder.path().join("data")), ..server(url) };
+        assert!(matches!(host.find(&folder("http://other:7"), None, "x"), Err(CliError::NoToken { .. })));
+        assert_eq!(host.find(&folder("http://127.0.0.1:1"), None, "x").unwrap().1, "owner");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7717";
 
 /// Longest life of a join string or token that can be asked for, in milliseconds (10 years).
-const EXPIRES_MS_MAX: u64 = 10 * 366 * 86_400_000;
+const EXPIRES_MS_MAX: u64 = 365 * 86_400_000;
 
 /// The whole command line.
 #[derive(Debug, Parser)]

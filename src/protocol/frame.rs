@@ -162,7 +162,7 @@ pub struct JournalVerdict {
 /// What was wrong with a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorFrame {
-    /// A stable word: `malformed`, `unknown_type`, `unknown_delivery`, `not_dispatched`, `unexpected`.
+    /// A stable word: `malformed`, `unknown_type`, `unknown_delivery`, `not_dispatched`, `unexpected`, `agent_storage`.
     pub code: String,
     /// A sentence.
     pub message: String,

@@ -136,8 +136,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     Ok(Running { address, url, app, folder, thread })
 }
 
-/// At the first start, or when the file was removed before it was ever read by anybody: the owner's token. The file is
-/// written before the database knows the token, so that no start leaves a server that nobody can enter.
+/// At the first start: the owner's token. The file is written before the database knows the token, so that no start leaves a server that nobody can enter.
 async fn make_owner_token(store: &Store, folder: &Folder) -> Result<(), ServeError> {
     if store.has_tokens().await? {
         return Ok(());

@@ -76,11 +76,13 @@ impl Committer {
         let mut touched = Touched::default();
         while jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
             self.disk.look(&self.conn, &self.watch);
-            let begun = Instant::now();
+            let (begun, changes) = (Instant::now(), self.conn.total_changes());
             let results = self.commit(&batch, &mut touched);
             let fatal = match &results {
                 Ok(_) => {
-                    self.watch.committed(batch.len(), begun.elapsed(), &touched);
+                    // A group that changed nothing, such as a look that found nothing, needs no fsync and is not counted.
+                    let written = (self.conn.total_changes() != changes).then(|| (batch.len(), begun.elapsed()));
+                    self.watch.committed(written, &touched);
                     None
                 }
                 Err(StoreError::Fatal(why)) => Some(why.clone()),
@@ -188,7 +190,7 @@ impl Committer {
     }
 
     fn close(&self) {
-        // The WAL goes into the database and away; a failure costs only the next start's recovery.
+        // The WAL goes into the database and is emptied; a failure costs only the next start's recovery.
         if let Err(error) = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::warn!(%error, "the last checkpoint failed; the next start will do it");
         }

@@ -58,12 +58,14 @@ impl Watch {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rings and counts for a committed group.
-    pub fn committed(&self, operations: usize, took: Duration, touched: &Touched) {
+    /// Rings and counts for a committed group: how many operations it had and how long it took, if it wrote anything.
+    pub fn committed(&self, written: Option<(usize, Duration)>, touched: &Touched) {
         touched.agents.iter().for_each(|agent| self.agents.ring(*agent));
         touched.commands.iter().for_each(|command| self.commands.ring(*command));
         touched.ends.iter().for_each(|command| self.ends.ring(*command));
-        self.counter.committed(operations, took);
+        if let Some((operations, took)) = written {
+            self.counter.committed(operations, took);
+        }
         touched.states.iter().for_each(|state| self.counter.moved(*state));
         touched.accept_ms.iter().for_each(|after_ms| self.counter.accepted(*after_ms));
     }

@@ -49,6 +49,8 @@ pub struct OutboxRow {
     pub spec: String,
     /// When the command was committed, in Unix milliseconds.
     pub created_ms: i64,
+    /// It was committed while this session stood.
+    pub fresh: bool,
 }
 
 impl Claim {
@@ -66,7 +68,7 @@ impl Claim {
         if conn.prepare_cached(REVOKED)?.query_row([self.agent_seq], |row| row.get(0))? {
             return Err(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() });
         }
-        fence(apply, self.agent_seq, self.epoch)?;
+        let connected_ms = fence(apply, self.agent_seq, self.epoch)?;
         let mut claimed = Claimed::default();
         let mut held = 0;
         let mut statement = conn.prepare_cached(HELD)?;
@@ -89,12 +91,12 @@ impl Claim {
                 claimed.more = true;
                 break;
             }
-            claimed.rows.extend(self.take(apply, id)?);
+            claimed.rows.extend(self.take(apply, id, connected_ms)?);
         }
         Ok(claimed)
     }
 
-    fn take(&self, apply: &mut Apply<'_>, id: DeliveryId) -> Result<Option<OutboxRow>, StoreError> {
+    fn take(&self, apply: &mut Apply<'_>, id: DeliveryId, connected_ms: i64) -> Result<Option<OutboxRow>, StoreError> {
         const TAKE: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
         const SPEC: &str = "SELECT spec FROM commands WHERE seq = ?1";
         let Some(row) = find(apply, self.agent_seq, id)? else { return Ok(None) };
@@ -105,7 +107,8 @@ impl Claim {
             record(apply, &row, "dispatched", Some(attempt), &because)?;
         }
         let spec = apply.conn.prepare_cached(SPEC)?.query_row([row.command_seq], |row| row.get(0))?;
-        Ok(Some(OutboxRow { id, attempt, spec, created_ms: row.created_ms }))
+        let fresh = attempt == 1 && connected_ms <= row.created_ms;
+        Ok(Some(OutboxRow { id, attempt, spec, created_ms: row.created_ms, fresh }))
     }
 }
 

@@ -55,14 +55,15 @@ impl Report {
     }
 }
 
-/// Refuses what an older session than the agent's newest reports.
+/// Refuses what an older session than the agent's newest reports. Answers when the newest began, in Unix milliseconds.
 ///
 /// # Errors
 /// `Fenced`; SQLite's.
-pub fn fence(apply: &Apply<'_>, agent_seq: i64, epoch: u64) -> Result<(), StoreError> {
-    const SQL: &str = "SELECT epoch FROM agents WHERE seq = ?1";
-    let newest: i64 = apply.conn.prepare_cached(SQL)?.query_row([agent_seq], |row| row.get(0))?;
-    if u64::try_from(newest) == Ok(epoch) { Ok(()) } else { Err(StoreError::Fenced) }
+pub fn fence(apply: &Apply<'_>, agent_seq: i64, epoch: u64) -> Result<i64, StoreError> {
+    const SQL: &str = "SELECT epoch, coalesce(connected_ms, 0) FROM agents WHERE seq = ?1";
+    let (newest, connected_ms): (i64, i64) =
+        apply.conn.prepare_cached(SQL)?.query_row([agent_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if u64::try_from(newest) == Ok(epoch) { Ok(connected_ms) } else { Err(StoreError::Fenced) }
 }
 
 /// The agent has it in its journal. Repeated while it waits for a slot.
@@ -86,6 +87,10 @@ impl Accept {
         match row.state {
             State::Queued => {
                 transition(apply, &mut row, State::Accepted, &self.0.because())?;
+                // What waited for an offline agent says nothing about us.
+                if fence(apply, self.0.agent_seq, self.0.epoch)? <= row.created_ms {
+                    apply.touched.accept_ms.push(apply.now_ms - row.created_ms);
+                }
                 if row.cancel_requested {
                     // It was asked for while the dispatch was under way: now there is somebody to ask.
                     apply.touched.agents.insert(row.agent_seq);

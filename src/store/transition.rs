@@ -123,7 +123,6 @@ pub fn transition(
     match next {
         State::Accepted => {
             apply.conn.prepare_cached(ACCEPTED)?.execute((delivery.seq, now_ms, due_ms))?;
-            apply.touched.accept_ms.push(now_ms - delivery.created_ms);
         }
         State::Running => {
             apply.conn.prepare_cached(RUNNING)?.execute((delivery.seq, now_ms, due_ms))?;

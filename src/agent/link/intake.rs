@@ -168,15 +168,25 @@ impl Intake {
         (verdict, not_after_ms)
     }
 
+    async fn fetch(&self, delivery: DeliveryId) -> Result<Bytes, NoDocument> {
+        let _permit = self.fetches.acquire().await.map_err(|_| NoDocument::Gone)?;
+        fetch(&self.url, &self.token, delivery).await.map_err(|error| match error {
+            FetchError::Gone => NoDocument::Gone,
+            error => NoDocument::Later(error.to_string()),
+        })
+    }
+
     async fn document(&self, dispatch: &Dispatch) -> Result<Bytes, NoDocument> {
         let document = match &dispatch.spec {
             Some(text) => Bytes::copy_from_slice(text.as_bytes()),
             None => {
-                let _permit = self.fetches.acquire().await.map_err(|_| NoDocument::Gone)?;
-                fetch(&self.url, &self.token, dispatch.delivery).await.map_err(|error| match error {
-                    FetchError::Gone => NoDocument::Gone,
-                    error => NoDocument::Later(error.to_string()),
-                })?
+                // With the connection the fetch ends, or the next connection would wait for it: it is offered again.
+                tokio::select! {
+                    fetched = self.fetch(dispatch.delivery) => fetched?,
+                    () = self.replies.closed() => {
+                        return Err(NoDocument::Later("the connection ended before it was fetched".to_owned()));
+                    }
+                }
             }
         };
         if hex(&sha256(&document)).eq_ignore_ascii_case(&dispatch.spec_sha256) {

@@ -257,11 +257,11 @@ impl Writer {
     }
 
     async fn dispatch(&mut self, row: OutboxRow) -> Result<(), CloseReason> {
-        let (delivery, first, created_ms) = (row.id, row.attempt == 1, row.created_ms);
+        let (delivery, fresh, created_ms) = (row.id, row.fresh, row.created_ms);
         // In flight from before the write: an answer may come while it is still under way.
         self.in_flight.insert(delivery, Instant::now());
         self.write(Message::text(dispatch_frame(row))).await?;
-        if first {
+        if fresh {
             self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
         }
         Ok(())
