@@ -10,6 +10,7 @@ pub mod clock;
 pub mod http_client;
 pub mod secret;
 pub mod tasks;
+pub mod websocket;
 
 // Floor 1: the words that both ends share. No I/O.
 pub mod protocol;

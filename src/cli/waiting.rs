@@ -76,28 +76,10 @@ pub mod tests {
     use crate::protocol::close::CloseReason;
     use crate::protocol::http::LastClose;
     use crate::protocol::ids::{AgentId, DeliveryId};
-    use crate::protocol::outcome::StreamSummary;
 
     /// A delivery without a past.
     pub fn delivery(name: &str, state: State) -> DeliveryResponse {
-        DeliveryResponse {
-            id: DeliveryId::new(),
-            agent_id: AgentId::new(),
-            agent_name: name.into(),
-            state,
-            attempt: 0,
-            exit_code: None,
-            signal: None,
-            reason: None,
-            cancel_requested_ms: None,
-            accepted_ms: None,
-            started_ms: None,
-            finished_ms: None,
-            duration_ms: None,
-            stdout: StreamSummary::default(),
-            stderr: StreamSummary::default(),
-            transitions: Vec::new(),
-        }
+        DeliveryResponse { state, ..DeliveryResponse::queued(DeliveryId::new(), AgentId::new(), name.into()) }
     }
 
     /// An agent that never connected.

@@ -157,6 +157,30 @@ pub struct DeliveryResponse {
     pub transitions: Vec<TransitionResponse>,
 }
 
+impl DeliveryResponse {
+    /// A delivery to which nothing has happened yet.
+    pub fn queued(id: DeliveryId, agent_id: AgentId, agent_name: String) -> Self {
+        Self {
+            id,
+            agent_id,
+            agent_name,
+            state: State::Queued,
+            attempt: 0,
+            exit_code: None,
+            signal: None,
+            reason: None,
+            cancel_requested_ms: None,
+            accepted_ms: None,
+            started_ms: None,
+            finished_ms: None,
+            duration_ms: None,
+            stdout: StreamSummary::default(),
+            stderr: StreamSummary::default(),
+            transitions: Vec::new(),
+        }
+    }
+}
+
 /// One thing that happened to a delivery.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TransitionResponse {

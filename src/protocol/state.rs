@@ -69,11 +69,6 @@ impl State {
         !matches!(self, State::Queued | State::Accepted | State::Running)
     }
 
-    /// Whether the agent holds it and has not ended it.
-    pub fn is_held(self) -> bool {
-        matches!(self, State::Accepted | State::Running)
-    }
-
     /// The word used on the wire, in the database and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::session::run::run;
 use crate::protocol::frame::{FRAME_BYTES_MAX, SUBPROTOCOL};
+use crate::websocket::limits;
 use hyper::header::{
     CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
     UPGRADE,
@@ -15,29 +16,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::Role;
 use warp::reply::Response;
 
-/// Bytes of the read buffer of each connection. tungstenite's default of 128 KiB would cost 138 kB an idle agent
-/// instead of 7 (measured with 5,000 connections).
-const READ_BUFFER_BYTES: usize = 4096;
-/// Bytes that may wait for the socket: a few frames. More means that the peer does not read.
-const WRITE_BUFFER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
 /// How long the switch of protocols may take.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server's end of an agent's connection.
 pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
-
-/// Limits of the WebSocket layer.
-pub fn socket_config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX))
-}
 
 /// `GET /agent/ws`: switches to the WebSocket and starts a session.
 ///
@@ -78,7 +64,7 @@ pub async fn socket(mut call: Call) -> Result<Response, ApiError> {
 
 async fn switched(upgrade: OnUpgrade) -> Result<Socket, hyper::Error> {
     let upgraded = TokioIo::new(upgrade.await?);
-    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(socket_config())).await)
+    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(limits(FRAME_BYTES_MAX))).await)
 }
 
 fn not_websocket(why: &str) -> ApiError {

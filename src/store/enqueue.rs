@@ -7,7 +7,6 @@ use super::op::Apply;
 use crate::protocol::http::{Candidate, CommandResponse, DeliveryResponse};
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::name::Tags;
-use crate::protocol::outcome::StreamSummary;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
 use crate::secret::{hex, sha256};
@@ -85,7 +84,7 @@ impl Enqueue {
         let mut deliveries = Vec::with_capacity(targets.len());
         for target in &targets {
             let delivery = self.insert_delivery(apply, command_seq, target)?;
-            deliveries.push(queued(delivery, target));
+            deliveries.push(DeliveryResponse::queued(delivery, target.id, target.name.clone()));
         }
         let detail = serde_json::json!({
             "spec_sha256": hex(&sha256(self.document.as_bytes())),
@@ -164,27 +163,6 @@ impl Enqueue {
         apply.touched.agents.insert(target.seq);
         apply.touched.states.push(State::Queued);
         Ok(id)
-    }
-}
-
-fn queued(id: DeliveryId, target: &Target) -> DeliveryResponse {
-    DeliveryResponse {
-        id,
-        agent_id: target.id,
-        agent_name: target.name.clone(),
-        state: State::Queued,
-        attempt: 0,
-        exit_code: None,
-        signal: None,
-        reason: None,
-        cancel_requested_ms: None,
-        accepted_ms: None,
-        started_ms: None,
-        finished_ms: None,
-        duration_ms: None,
-        stdout: StreamSummary::default(),
-        stderr: StreamSummary::default(),
-        transitions: Vec::new(),
     }
 }
 

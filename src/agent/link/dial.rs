@@ -3,6 +3,7 @@
 use super::wait::{Leave, retry_after};
 use crate::http_client::ServerUrl;
 use crate::protocol::frame::{FRAME_BYTES_MAX, SUBPROTOCOL};
+use crate::websocket::limits;
 use socket2::SockRef;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -11,7 +12,6 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 /// How long the upgrade may take.
@@ -20,10 +20,6 @@ const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// The kernel gives up on data that is not acknowledged for this long: above our own deadlines, below its own minutes.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Read buffer of the WebSocket layer, in bytes: frames are small.
-const READ_BUFFER_BYTES: usize = 4096;
-/// Most that the WebSocket layer keeps unwritten, in bytes. Each frame is written before the next is made.
-const WRITE_BUFFER_BYTES_MAX: usize = 256 * 1024;
 
 /// The WebSocket.
 pub type Socket = WebSocketStream<TcpStream>;
@@ -39,7 +35,7 @@ pub async fn dial(url: &ServerUrl) -> Result<Socket, Leave> {
         .into_client_request()
         .map_err(|error| Leave::Broken(error.to_string()))?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-    let upgrade = client_async_with_config(request, stream, Some(limits()));
+    let upgrade = client_async_with_config(request, stream, Some(limits(FRAME_BYTES_MAX)));
     let (socket, response) = tokio::time::timeout(UPGRADE_TIMEOUT, upgrade)
         .await
         .map_err(|_| Leave::Late("answer the upgrade"))?
@@ -54,15 +50,6 @@ fn bound(stream: &TcpStream) -> std::io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     Ok(())
-}
-
-fn limits() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(FRAME_BYTES_MAX))
-        .max_frame_size(Some(FRAME_BYTES_MAX))
 }
 
 fn declined(error: Error) -> Leave {
