@@ -13,10 +13,11 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections at one time, agents included. Each idle one costs about 12 kB here and in the kernel.
+/// Connections at one time, agents included, if the limit of open files has room for them. Each idle one costs about
+/// 12 kB here and in the kernel.
 pub const CONNECTIONS_MAX: usize = 16_384;
 /// How long a request's head may take to arrive, and an idle connection to send its next.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,6 +30,11 @@ pub const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Wait after a failed accept (out of file descriptors): the condition does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that the kernel keeps for us until we accept them, if its own limit (`net.core.somaxconn`) is no lower.
+/// What comes beyond is dropped and tries again after 1, 3, 7 s: with the library's 128 a fleet that comes back at one
+/// moment would take that long.
+const ACCEPT_QUEUE: u32 = 4096;
+
 /// One accepted connection, as requests on it see it. Its place under the cap is free when the last copy is dropped, so
 /// an upgraded connection keeps it.
 #[derive(Clone, Debug)]
@@ -38,17 +44,32 @@ pub struct Connection {
     _place: Arc<OwnedSemaphorePermit>,
 }
 
-/// Accepts until the tasks are asked to stop.
-pub async fn accept(app: Arc<App>, listener: TcpListener) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+/// Listens on `address`.
+///
+/// # Errors
+/// The address is in use, or not ours.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // On Windows the option means something else: it would let another process take the port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
+}
+
+/// Accepts until the tasks are asked to stop, up to `connections_max` at one time.
+pub async fn accept(app: Arc<App>, listener: TcpListener, connections_max: usize) {
+    let places = Arc::new(Semaphore::new(connections_max));
     let service = TowerToHyperService::new(warp::service(routes(Arc::clone(&app))));
     let stop = app.tasks.stop_token().clone();
+    let mut failing = false;
     loop {
         // Waiting for a place leaves newcomers in the kernel's queue.
         let accepted = async { (Arc::clone(&places).acquire_owned().await, listener.accept().await) };
         let Some((Ok(place), accepted)) = stop.run_until_cancelled(accepted).await else { return };
         match accepted {
             Ok((stream, peer)) => {
+                failing = false;
                 let connection = Connection { peer, _place: Arc::new(place) };
                 let service = service.clone();
                 let service = service_fn(move |mut request: Request<Incoming>| {
@@ -81,7 +102,10 @@ pub async fn accept(app: Arc<App>, listener: TcpListener) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                // Said once, not ten times a second.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections; trying on");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

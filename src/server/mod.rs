@@ -11,6 +11,7 @@ pub mod commands;
 pub mod enroll;
 pub mod error;
 pub mod events;
+pub mod files;
 pub mod folder;
 pub mod health;
 pub mod joins;

@@ -3,7 +3,7 @@
 use super::app::{App, Keepalive};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE};
 use super::metrics::{Metrics, StoreMetrics};
-use super::{listener, outside, reaper};
+use super::{files, listener, outside, reaper};
 use crate::clock::Clock;
 use crate::http_client::ServerUrl;
 use crate::protocol::http::Role;
@@ -20,7 +20,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// How long drain waits for requests and sessions.
@@ -116,9 +115,8 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     }
     let public_url = config.public_url.as_deref().map(ServerUrl::parse).transpose()?;
     let folder = Folder::open(&config.data)?;
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| ServeError::Listen { address: config.listen, source })?;
+    let listener =
+        listener::listen(config.listen).map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let metrics = Arc::new(Metrics::default());
     let counter = Box::new(StoreMetrics(Arc::clone(&metrics)));
@@ -130,7 +128,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let join_url = public_url.map_or_else(|| url.clone(), |url| url.to_string());
     let app = App::new(store, metrics, tasks.clone(), config.keepalive, join_url, !config.behind_proxy);
     let app = Arc::new(app);
-    tasks.spawn("listener", listener::accept(Arc::clone(&app), listener));
+    tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })

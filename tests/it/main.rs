@@ -13,6 +13,7 @@ mod dispatch;
 mod enrollment;
 mod events;
 mod fence;
+mod files;
 mod half_open;
 mod harness;
 mod history;

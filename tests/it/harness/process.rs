@@ -37,6 +37,11 @@ impl Process {
         Self { child: command.spawn().unwrap(), log }
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// `kill -9`, and waits for the end.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -85,7 +90,11 @@ impl ServerProcess {
         let mut command = postrider();
         command.arg("serve").arg("--data").arg(data).arg("--listen").arg(format!("127.0.0.1:{port}"));
         let _ = std::fs::remove_file(data.join("listen"));
-        let process = Process::spawn(command, data.with_extension("log"));
+        Self::attach(Process::spawn(command, data.with_extension("log")), data).await
+    }
+
+    /// Takes over a server that was just started on `data`, and waits until it listens.
+    pub async fn attach(process: Process, data: &Path) -> Self {
         let url = eventually("the server listens", || async {
             std::fs::read_to_string(data.join("listen")).ok().map(|url| url.trim().to_owned())
         })
