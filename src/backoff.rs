@@ -9,25 +9,30 @@ use std::time::Duration;
 pub struct Backoff {
     first: Duration,
     max: Duration,
-    failures: u32,
+    ceiling: Duration,
 }
 
 impl Backoff {
     /// The first ceiling and the largest.
     pub fn new(first: Duration, max: Duration) -> Self {
-        Self { first, max, failures: 0 }
+        Self { first, max, ceiling: first }
     }
 
     /// The next wait. `at_least` is what the other side asked for, if it did: jitter is added on top of it.
     pub fn next(&mut self, at_least: Option<Duration>) -> Duration {
-        let ceiling = self.first.saturating_mul(1 << self.failures.min(20)).min(self.max);
-        self.failures = self.failures.saturating_add(1);
-        at_least.unwrap_or_default() + jitter(ceiling)
+        let wait = jitter(self.ceiling);
+        self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
+        at_least.unwrap_or_default() + wait
     }
 
     /// A try succeeded: start over.
     pub fn reset(&mut self) {
-        self.failures = 0;
+        self.ceiling = self.first;
+    }
+
+    /// A try came so far that the next ceiling should be no larger than this.
+    pub fn ease(&mut self, ceiling: Duration) {
+        self.ceiling = self.ceiling.min(ceiling);
     }
 }
 
@@ -43,13 +48,18 @@ mod tests {
 
     #[test]
     fn waits_stay_below_their_ceiling() {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
+        let seconds = Duration::from_secs;
+        let mut backoff = Backoff::new(Duration::from_millis(500), seconds(30));
         for failures in 0..40 {
-            let ceiling = Duration::from_millis(500 << failures.min(7)).min(Duration::from_secs(60));
+            let ceiling = Duration::from_millis(500 << failures.min(6)).min(seconds(30));
+            assert_eq!(backoff.ceiling, ceiling);
             assert!(backoff.next(None) <= ceiling);
         }
-        assert!(backoff.next(Some(Duration::from_secs(5))) >= Duration::from_secs(5));
+        assert!(backoff.next(Some(seconds(5))) >= seconds(5));
+        backoff.ease(seconds(4));
+        assert_eq!(backoff.ceiling, seconds(4));
         backoff.reset();
-        assert!(backoff.next(None) <= Duration::from_millis(500));
+        backoff.ease(seconds(4));
+        assert_eq!(backoff.ceiling, Duration::from_millis(500));
     }
 }

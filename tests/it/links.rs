@@ -46,6 +46,28 @@ async fn a_real_agent_comes_back_by_itself_when_its_link_was_cut() {
 }
 
 #[tokio::test]
+async fn an_agent_whose_link_breaks_again_and_again_keeps_coming_back_soon() {
+    let server = TestServer::start().await;
+    let proxy = Proxy::start(address(&server)).await;
+    let made = server.api.call("POST", "/api/join", json!({ "server_url": format!("http://{}", proxy.address) })).await;
+    let agent = TestAgent::launch(made.json()["join"].as_str().unwrap(), "web-1");
+    // Each session ends as soon as it has begun. Doubling all the way, the last waits would be up to 64 s.
+    let waits = || {
+        let printed = agent.process.printed();
+        let waits = printed.split("trying again in ").skip(1);
+        waits.map(|rest| rest.split(' ').next().unwrap().parse().unwrap()).collect::<Vec<f32>>()
+    };
+    for epoch in 1..=8 {
+        let welcomed = format!(", epoch {epoch}\n");
+        eventually("another session", || async { agent.process.printed().contains(&welcomed).then_some(()) }).await;
+        proxy.set(|faults| faults.cuts += 1);
+        eventually("it noticed", || async { (waits().len() == epoch).then_some(()) }).await;
+    }
+    assert!(waits().iter().all(|wait| *wait <= 4.0), "{:?}", waits());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_agent_that_answers_pings_but_takes_nothing_is_evicted() {
     let server = TestServer::start_with(|config| {
         config.keepalive.accept_timeout = Duration::from_millis(200);

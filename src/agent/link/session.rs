@@ -5,7 +5,7 @@ use super::intake::{Intake, REPLIES_MAX, Reply};
 use super::keepalive::{Keepalive, Pongs};
 use super::reader::Reader;
 use super::sent::Sent;
-use super::wait::{BACKOFF_FIRST, BACKOFF_MAX, Leave, SESSION_GOOD};
+use super::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, Leave, SESSION_GOOD};
 use super::writer::Writer;
 use crate::agent::credential::Credential;
 use crate::agent::facts;
@@ -43,6 +43,8 @@ pub async fn stay_connected(credential: &Credential, agent: AgentId, runner: &Ru
                 let leave = live(welcomed, credential, runner, stop).await;
                 if since.elapsed() >= SESSION_GOOD {
                     backoff.reset();
+                } else if leave.is_outage() {
+                    backoff.ease(BACKOFF_AFTER_WELCOME);
                 }
                 leave
             }
