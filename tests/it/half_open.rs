@@ -2,7 +2,8 @@
 
 use crate::harness::agent::TestAgent;
 use crate::harness::api::{Api, id};
-use crate::harness::proxy::Proxy;
+use crate::harness::lane::{Direction, Flow};
+use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::server::TestServer;
 use futures_util::{SinkExt, StreamExt};
@@ -27,7 +28,7 @@ async fn an_agent_whose_frames_arrive_but_ours_vanish_is_evicted_and_nobody_else
     let agent = RawAgent::connect_to(&proxy.address, &identity, Vec::new()).await;
     server.api.until_online("half-open", true).await;
 
-    proxy.set(|faults| faults.drop_to_client = true);
+    proxy.set(|faults| faults.to_client.flow = Flow::Vanish);
     let broken = Instant::now();
     // Its own frames go on arriving all the time.
     let (mut sink, mut stream) = agent.socket.split();
@@ -103,14 +104,14 @@ async fn a_real_agent_behind_a_dead_link_comes_back_and_runs_what_waited() {
         (agent.status == 200 && agent.json()["online"] == true).then_some(())
     })
     .await;
-    for direction in [true, false] {
-        proxy.set(|faults| if direction { faults.drop_to_client = true } else { faults.drop_to_server = true });
+    for direction in [Direction::ToClient, Direction::ToServer] {
+        proxy.set(|faults| faults.lane_mut(direction).flow = Flow::Vanish);
         let command = server.api.run("far", "echo back").await;
         server.api.until_online("far", false).await;
         assert_eq!(server.api.command(&command).await["state"], "queued");
         proxy.set(|faults| {
-            (faults.drop_to_client, faults.drop_to_server) = (false, false);
-            faults.cuts += 1;
+            faults.heal();
+            faults.cut(Cut::Fin);
         });
         server.api.until(&command, &["succeeded"]).await;
         assert_eq!(server.api.output(&command, "stdout").await, b"back\n");

@@ -3,7 +3,7 @@
 use crate::harness::agent::TestAgent;
 use crate::harness::api::id;
 use crate::harness::eventually::eventually;
-use crate::harness::proxy::Proxy;
+use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw_agent::{Identity, RawAgent, close_code};
 use crate::harness::server::TestServer;
 use postrider::protocol::close::CloseReason;
@@ -31,7 +31,7 @@ async fn a_real_agent_comes_back_by_itself_when_its_link_was_cut() {
     let line = format!("echo begun; while [ ! -e {} ]; do sleep 0.05; done; echo over", gate.display());
     let running = server.api.run("web-1", &line).await;
     server.api.until(&running, &["running"]).await;
-    proxy.set(|faults| faults.cuts += 1);
+    proxy.set(|faults| faults.cut(Cut::Fin));
     let back = eventually("web-1 is back", || async {
         let shown = server.api.get("/api/agents/web-1").await;
         (shown["online"] == true && shown["epoch"] != first["epoch"]).then_some(shown)

@@ -17,6 +17,7 @@ mod half_open;
 mod harness;
 mod history;
 mod links;
+mod proxy;
 mod quota;
 mod reconnect;
 mod retention;
