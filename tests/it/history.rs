@@ -177,7 +177,7 @@ async fn the_same_key_gives_the_same_command_and_another_body_is_a_conflict() {
 async fn a_run_whose_answer_was_lost_is_submitted_once() {
     let server = TestServer::start().await;
     Identity::enroll(&server.api, "laptop").await;
-    let proxy = Proxy::start(server.api.url.trim_start_matches("http://")).await;
+    let proxy = Proxy::start(server.api.address()).await;
     proxy.set(|faults| faults.to_client.flow = Flow::Vanish);
     let mut command = postrider();
     command.args(["run", "laptop", "--no-wait", "--server", &format!("http://{}", proxy.address), "--", "true"]);
