@@ -1,33 +1,28 @@
 //! Links that lie: the half-open agent is evicted, nobody else notices, and its command runs when it is back.
 
 use crate::harness::agent::TestAgent;
-use crate::harness::api::{Api, id};
-use crate::harness::proxy::Proxy;
+use crate::harness::api::id;
+use crate::harness::lane::{Direction, Flow};
+use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::server::TestServer;
 use futures_util::{SinkExt, StreamExt};
 use postrider::protocol::frame::{AgentFrame, encode};
 use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
-
-fn address(api: &Api) -> &str {
-    api.url.trim_start_matches("http://")
-}
 
 /// With the default settings, so it takes up to 20 s.
 #[tokio::test]
 async fn an_agent_whose_frames_arrive_but_ours_vanish_is_evicted_and_nobody_else_notices() {
     let server = TestServer::start().await;
-    let proxy = Proxy::start(address(&server.api)).await;
+    let proxy = Proxy::start(server.api.address()).await;
     let _healthy = TestAgent::start(&server.api, "healthy").await;
     let identity = Identity::enroll(&server.api, "half-open").await;
     let agent = RawAgent::connect_to(&proxy.address, &identity, Vec::new()).await;
     server.api.until_online("half-open", true).await;
 
-    proxy.set(|faults| faults.drop_to_client = true);
+    proxy.set(|faults| faults.to_client.flow = Flow::Vanish);
     let broken = Instant::now();
     // Its own frames go on arriving all the time.
     let (mut sink, mut stream) = agent.socket.split();
@@ -45,33 +40,16 @@ async fn an_agent_whose_frames_arrive_but_ours_vanish_is_evicted_and_nobody_else
         }
     };
     let command = server.api.run("half-open", "true").await;
-    // Round trips of the other agent go on until the eviction.
-    let evicted = AtomicBool::new(false);
-    let round_trips = AtomicU32::new(0);
-    let others = async {
-        while !evicted.load(Ordering::Relaxed) {
-            let command = server.api.run("healthy", "true").await;
-            server.api.until(&command, &["succeeded"]).await;
-            round_trips.fetch_add(1, Ordering::Relaxed);
-        }
-    };
     let eviction = async {
-        let agent = server.api.until_online("half-open", false).await;
-        evicted.store(true, Ordering::Relaxed);
+        server.api.until_online("half-open", false).await;
         println!("evicted {:.1} s after the link broke", broken.elapsed().as_secs_f64());
-        agent
     };
-    let agent = tokio::select! {
-        (agent, ()) = futures_util::future::join(eviction, others) => agent,
+    let ((), round_trips) = tokio::select! {
+        evicted = server.api.meanwhile("healthy", eviction) => evicted,
         () = chatter => unreachable!("it never ends"),
     };
-    assert!(round_trips.load(Ordering::Relaxed) > 10, "the other agent was served meanwhile");
-    let last_close = crate::harness::eventually::eventually("the end is stored", || async {
-        let agent = server.api.get("/api/agents/half-open").await;
-        agent["last_close"]["reason"].as_str().map(str::to_owned)
-    })
-    .await;
-    assert_eq!(last_close, "pong_timeout", "{agent}");
+    assert!(round_trips > 10, "the other agent was served meanwhile");
+    assert_eq!(server.api.last_close("half-open").await, "pong_timeout");
     assert_eq!(
         server.api.command(&command).await["state"],
         "queued",
@@ -94,23 +72,16 @@ async fn a_real_agent_behind_a_dead_link_comes_back_and_runs_what_waited() {
         config.keepalive.pong_timeout = Duration::from_millis(500);
     })
     .await;
-    let proxy = Arc::new(Proxy::start(address(&server.api)).await);
-    let reply =
-        server.api.call("POST", "/api/join", json!({ "server_url": format!("http://{}", proxy.address) })).await;
-    let _agent = TestAgent::launch(reply.json()["join"].as_str().unwrap(), "far");
-    crate::harness::eventually::eventually("far is online", || async {
-        let agent = server.api.call("GET", "/api/agents/far", serde_json::Value::Null).await;
-        (agent.status == 200 && agent.json()["online"] == true).then_some(())
-    })
-    .await;
-    for direction in [true, false] {
-        proxy.set(|faults| if direction { faults.drop_to_client = true } else { faults.drop_to_server = true });
+    let proxy = Proxy::start(server.api.address()).await;
+    let _agent = TestAgent::start_behind(&server.api, "far", &proxy).await;
+    for direction in [Direction::ToClient, Direction::ToServer] {
+        proxy.set(|faults| faults.lane_mut(direction).flow = Flow::Vanish);
         let command = server.api.run("far", "echo back").await;
         server.api.until_online("far", false).await;
         assert_eq!(server.api.command(&command).await["state"], "queued");
         proxy.set(|faults| {
-            (faults.drop_to_client, faults.drop_to_server) = (false, false);
-            faults.cuts += 1;
+            faults.heal();
+            faults.cut(Cut::Fin);
         });
         server.api.until(&command, &["succeeded"]).await;
         assert_eq!(server.api.output(&command, "stdout").await, b"back\n");

@@ -3,8 +3,9 @@
 use crate::harness::agent::TestAgent;
 use crate::harness::api::{Api, Reply, id};
 use crate::harness::eventually::eventually;
+use crate::harness::lane::Flow;
 use crate::harness::process::{Process, postrider};
-use crate::harness::proxy::Proxy;
+use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw_agent::{Identity, RawAgent, success};
 use crate::harness::server::TestServer;
 use postrider::protocol::frame::AgentFrame;
@@ -176,16 +177,16 @@ async fn the_same_key_gives_the_same_command_and_another_body_is_a_conflict() {
 async fn a_run_whose_answer_was_lost_is_submitted_once() {
     let server = TestServer::start().await;
     Identity::enroll(&server.api, "laptop").await;
-    let proxy = Proxy::start(server.api.url.trim_start_matches("http://")).await;
-    proxy.set(|faults| faults.drop_to_client = true);
+    let proxy = Proxy::start(server.api.address()).await;
+    proxy.set(|faults| faults.to_client.flow = Flow::Vanish);
     let mut command = postrider();
     command.args(["run", "laptop", "--no-wait", "--server", &format!("http://{}", proxy.address), "--", "true"]);
     command.env("POSTRIDER_TOKEN", &server.api.token);
     let mut submits = Process::spawn(command, server.data.path().join("run.log"));
     let command = eventually("the server has it", || async { page(&server.api, "").await.0.pop() }).await;
     proxy.set(|faults| {
-        faults.drop_to_client = false;
-        faults.cuts += 1;
+        faults.heal();
+        faults.cut(Cut::Fin);
     });
     assert_eq!(submits.ended().await, Some(0), "{}", submits.printed());
     assert!(submits.printed().contains("not submitted yet"), "{}", submits.printed());

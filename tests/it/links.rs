@@ -3,7 +3,7 @@
 use crate::harness::agent::TestAgent;
 use crate::harness::api::id;
 use crate::harness::eventually::eventually;
-use crate::harness::proxy::Proxy;
+use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::raw_agent::{Identity, RawAgent, close_code};
 use crate::harness::server::TestServer;
 use postrider::protocol::close::CloseReason;
@@ -11,27 +11,17 @@ use postrider::protocol::frame::AgentFrame;
 use serde_json::json;
 use std::time::Duration;
 
-fn address(server: &TestServer) -> &str {
-    server.api.url.trim_start_matches("http://")
-}
-
 #[tokio::test]
 async fn a_real_agent_comes_back_by_itself_when_its_link_was_cut() {
     let server = TestServer::start().await;
-    let proxy = Proxy::start(address(&server)).await;
-    let url = format!("http://{}", proxy.address);
-    let made = server.api.call("POST", "/api/join", json!({ "server_url": url })).await.json();
-    let _agent = TestAgent::launch(made["join"].as_str().unwrap(), "web-1");
-    eventually("web-1 enrolled", || async {
-        (server.api.call("GET", "/api/agents/web-1", json!(null)).await.status == 200).then_some(())
-    })
-    .await;
-    let first = server.api.until_online("web-1", true).await;
+    let proxy = Proxy::start(server.api.address()).await;
+    let _agent = TestAgent::start_behind(&server.api, "web-1", &proxy).await;
+    let first = server.api.get("/api/agents/web-1").await;
     let gate = server.data.path().join("gate");
     let line = format!("echo begun; while [ ! -e {} ]; do sleep 0.05; done; echo over", gate.display());
     let running = server.api.run("web-1", &line).await;
     server.api.until(&running, &["running"]).await;
-    proxy.set(|faults| faults.cuts += 1);
+    proxy.set(|faults| faults.cut(Cut::Fin));
     let back = eventually("web-1 is back", || async {
         let shown = server.api.get("/api/agents/web-1").await;
         (shown["online"] == true && shown["epoch"] != first["epoch"]).then_some(shown)

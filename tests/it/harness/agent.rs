@@ -2,6 +2,8 @@
 
 use super::api::Api;
 use super::process::{Process, postrider};
+use super::proxy::Proxy;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -27,12 +29,35 @@ impl TestAgent {
     /// Enrolls at `api`'s server under `name` and waits until it is online.
     pub async fn start(api: &Api, name: &str) -> Self {
         let agent = Self::launch(&api.join().await, name);
+        agent.online(api, name).await;
+        agent
+    }
+
+    /// The same for one that knows the server's address as the proxy's.
+    pub async fn start_behind(api: &Api, name: &str, proxy: &Proxy) -> Self {
+        let body = json!({ "server_url": format!("http://{}", proxy.address) });
+        let join = api.call("POST", "/api/join", body).await.json();
+        let agent = Self::launch(join["join"].as_str().unwrap(), name);
+        agent.online(api, name).await;
+        agent
+    }
+
+    async fn online(&self, api: &Api, name: &str) {
         super::eventually::eventually(&format!("{name} enrolled and online"), || async {
-            let reply = api.call("GET", &format!("/api/agents/{name}"), serde_json::Value::Null).await;
+            let reply = api.call("GET", &format!("/api/agents/{name}"), Value::Null).await;
             (reply.status == 200 && reply.json()["online"] == true).then_some(())
         })
         .await;
-        agent
+    }
+
+    /// A file beside its folder, for commands that tell of their runs.
+    pub fn runs(&self) -> PathBuf {
+        self.data.with_file_name("runs")
+    }
+
+    /// The lines of that file.
+    pub fn told(&self) -> Vec<String> {
+        std::fs::read_to_string(self.runs()).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
     /// Starts one with this join string and waits for nothing.

@@ -4,6 +4,7 @@ use super::eventually::eventually;
 use hyper::{HeaderMap, Method, StatusCode};
 use postrider::http_client::{HttpClient, ServerUrl};
 use serde_json::{Value, json};
+use std::future::Future;
 use std::time::Duration;
 
 /// A client with a token.
@@ -48,6 +49,11 @@ impl Reply {
 }
 
 impl Api {
+    /// Where the server listens, `HOST:PORT`.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
     /// Any request at all.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Reply {
         let url = ServerUrl::parse(&self.url).unwrap();
@@ -94,6 +100,41 @@ impl Api {
         eventually(&format!("command {id} in {states:?}"), || async {
             let command = self.command(id).await;
             states.contains(&command["state"].as_str().unwrap_or_default()).then_some(command)
+        })
+        .await
+    }
+
+    /// A shell line that must succeed: one round trip.
+    pub async fn round_trip(&self, agent: &str, line: &str) -> String {
+        let path = format!("/api/agents/{agent}/command?wait=60");
+        let reply = self.call("POST", &path, json!({ "command": line })).await;
+        assert_eq!(reply.status, 201, "{:?}", String::from_utf8_lossy(&reply.body));
+        let command = reply.json();
+        assert_eq!(command["state"], "succeeded", "{command}");
+        id(&command)
+    }
+
+    /// Waits for `fault`, while round trips of `agent`, which it must not concern, go on one after the other; answers
+    /// how many were completed meanwhile.
+    pub async fn meanwhile<T>(&self, agent: &str, fault: impl Future<Output = T>) -> (T, u32) {
+        let mut completed = 0;
+        let others = async {
+            loop {
+                self.round_trip(agent, "true").await;
+                completed += 1;
+            }
+        };
+        let result = tokio::select! {
+            result = fault => result,
+            never = others => never,
+        };
+        (result, completed)
+    }
+
+    /// Waits until the end of the agent's last session is stored; answers why it ended.
+    pub async fn last_close(&self, agent: &str) -> String {
+        eventually(&format!("the end of {agent}'s session is stored"), || async {
+            self.get(&format!("/api/agents/{agent}")).await["last_close"]["reason"].as_str().map(str::to_owned)
         })
         .await
     }

@@ -4,6 +4,8 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod eventually;
+pub mod fleet;
+pub mod lane;
 pub mod process;
 pub mod proxy;
 pub mod raw_agent;

@@ -72,15 +72,36 @@ impl Identity {
     }
 }
 
+/// A connection that came to nothing.
+#[derive(Debug, Default)]
+pub struct NotConnected {
+    /// When to come again, if the server said so.
+    pub retry_after_s: Option<u64>,
+}
+
 /// Opens the WebSocket at `address` (`HOST:PORT`) and reads the challenge: nonce and server.
 pub async fn dial(address: &str) -> (WebSocketStream<TcpStream>, String, ServerId) {
+    try_dial(address).await.unwrap()
+}
+
+/// The same over a link that may break.
+async fn try_dial(address: &str) -> Result<(WebSocketStream<TcpStream>, String, ServerId), NotConnected> {
     let mut request = format!("ws://{address}/agent/ws").into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL.parse().unwrap());
-    let stream = TcpStream::connect(address).await.unwrap();
-    let (mut socket, response) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let stream = TcpStream::connect(address).await.map_err(|_| NotConnected::default())?;
+    let (mut socket, response) =
+        tokio_tungstenite::client_async(request, stream).await.map_err(|error| match error {
+            Error::Http(response) => {
+                assert_eq!(response.status(), 503);
+                let retry_after_s = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+                NotConnected { retry_after_s: Some(retry_after_s) }
+            }
+            _ => NotConnected::default(),
+        })?;
     assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
     match next_frame(&mut socket).await {
-        Some(ServerFrame::Challenge { nonce, server_id }) => (socket, nonce, server_id),
+        Some(ServerFrame::Challenge { nonce, server_id }) => Ok((socket, nonce, server_id)),
+        None => Err(NotConnected::default()),
         other => panic!("no challenge: {other:?}"),
     }
 }
@@ -124,12 +145,22 @@ impl RawAgent {
 
     /// Connects at this address.
     pub async fn connect_to(address: &str, identity: &Identity, journal: Vec<JournalEntry>) -> Self {
-        let (mut socket, nonce, server) = dial(address).await;
+        Self::try_connect_to(address, identity, journal).await.expect("a welcome")
+    }
+
+    /// Connects at this address over a link that may break.
+    pub async fn try_connect_to(
+        address: &str,
+        identity: &Identity,
+        journal: Vec<JournalEntry>,
+    ) -> Result<Self, NotConnected> {
+        let (mut socket, nonce, server) = try_dial(address).await?;
         let hello = identity.hello(&nonce, server, journal);
-        socket.send(Message::text(encode(&hello))).await.unwrap();
-        let welcome = next_frame(&mut socket).await.expect("a welcome");
+        let lost = |_| NotConnected::default();
+        socket.send(Message::text(encode(&hello))).await.map_err(lost)?;
+        let welcome = next_frame(&mut socket).await.ok_or_else(NotConnected::default)?;
         assert!(matches!(welcome, ServerFrame::Welcome { .. }), "{welcome:?}");
-        Self { socket, welcome }
+        Ok(Self { socket, welcome })
     }
 
     /// The session's epoch.

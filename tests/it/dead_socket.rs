@@ -1,0 +1,63 @@
+//! A peer that does not read: its socket fills up, and with it its own outbox, and nobody else waits.
+
+use crate::harness::agent::TestAgent;
+use crate::harness::lane::Flow;
+use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::server::TestServer;
+use std::sync::atomic::Ordering;
+
+const COMMANDS: usize = 1000;
+const AT_ONCE: usize = 50;
+/// The first ones fill every buffer on the way: 32 of them go out, a megabyte.
+const PADDING: usize = 30_000;
+
+/// With the default settings, so it takes up to 20 s until the eviction.
+#[tokio::test]
+async fn a_thousand_commands_behind_a_dead_socket_hold_up_nobody_and_run_once_when_it_lives() {
+    let server = TestServer::start().await;
+    let api = &server.api;
+    let proxy = Proxy::start(api.address()).await;
+    let _healthy = TestAgent::start(api, "healthy").await;
+    let far = TestAgent::start_behind(api, "far", &proxy).await;
+    let runs = far.runs();
+
+    proxy.set(|faults| faults.both(Flow::Held));
+    let carried = proxy.counts().to_client.load(Ordering::Relaxed);
+    let line = |number: usize| {
+        let padding = if number < AT_ONCE { PADDING } else { 0 };
+        format!("echo {number} >> {} #{}", runs.display(), "x".repeat(padding))
+    };
+    let fault = async {
+        let mut commands = Vec::new();
+        for first in (0..COMMANDS).step_by(AT_ONCE) {
+            let lines: Vec<_> = (first..first + AT_ONCE).map(line).collect();
+            commands.extend(futures_util::future::join_all(lines.iter().map(|line| api.run("far", line))).await);
+        }
+        // All were answered, and nobody has read a byte.
+        assert_eq!(proxy.counts().to_client.load(Ordering::Relaxed), carried);
+        assert_eq!(api.get("/api/agents/far").await["outbox"], COMMANDS);
+        let evicted = api.until_online("far", false).await;
+        assert_eq!(evicted["outbox"], COMMANDS, "nothing has left that was not accepted");
+        commands
+    };
+    let (commands, round_trips) = api.meanwhile("healthy", fault).await;
+    println!("{round_trips} round trips of the healthy agent meanwhile");
+    assert!(round_trips > 20, "{round_trips}");
+    let reason = api.last_close("far").await;
+    println!("evicted for {reason}");
+    assert!(["pong_timeout", "write_timeout"].contains(&reason.as_str()), "{reason}");
+    assert!(far.told().is_empty());
+    assert_eq!(api.get("/api/agents/healthy").await["epoch"], 1, "the healthy agent was not disturbed");
+
+    proxy.set(|faults| {
+        faults.heal();
+        faults.cut(Cut::Reset);
+    });
+    for command in &commands {
+        api.until(command, &["succeeded"]).await;
+    }
+    let mut told: Vec<usize> = far.told().iter().map(|line| line.parse().unwrap()).collect();
+    told.sort_unstable();
+    assert!(told == (0..COMMANDS).collect::<Vec<_>>(), "each ran once: {told:?}");
+    server.stop().await;
+}
