@@ -136,7 +136,7 @@ impl EndSession {
 }
 
 /// After a start no delivery counts as lost for this long, in milliseconds: its agent may still be waiting to reconnect
-/// (its longest backoff is a minute), with the outcome in its hands.
+/// (its longest backoff is half a minute), with the outcome in its hands.
 pub const START_GRACE_MS: i64 = 120_000;
 
 /// At start: sessions that were open when the last process died have ended, and reports may have found nobody while

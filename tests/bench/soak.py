@@ -4,7 +4,8 @@
     cargo build --release && python3 tests/bench/soak.py [--minutes 20] [--agents 10] [--seed N] [--keep]
 
 In rounds of two minutes, the server and the agents are killed with -9, agents are stopped (SIGSTOP), and links are cut
-with RST, made half-open in either direction or both, or held so that buffers fill; a stall takes 1 to 25 s. Meanwhile
+with RST, made half-open in either direction or both, or held so that buffers fill; a stall takes 1 to 25 s. Every third
+round leaves the server alone, so that both ends have to notice dead links by themselves. Meanwhile
 commands of several kinds are submitted, each with an idempotency key and repeated until it is answered: plain, with
 output of known bytes, long, large, to many agents, cancelled, with a short time to live, with a timeout that fires.
 Each appends its number to a file of its agent, so that a second run is seen. After each round everything is healed, and

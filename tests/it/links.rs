@@ -38,7 +38,7 @@ async fn a_real_agent_comes_back_by_itself_when_its_link_was_cut() {
 #[tokio::test]
 async fn an_agent_whose_link_breaks_again_and_again_keeps_coming_back_soon() {
     let server = TestServer::start().await;
-    let proxy = Proxy::start(address(&server)).await;
+    let proxy = Proxy::start(server.api.address()).await;
     let made = server.api.call("POST", "/api/join", json!({ "server_url": format!("http://{}", proxy.address) })).await;
     let agent = TestAgent::launch(made.json()["join"].as_str().unwrap(), "web-1");
     // Each session ends as soon as it has begun. Doubling all the way, the last waits would be up to 64 s.
@@ -50,7 +50,7 @@ async fn an_agent_whose_link_breaks_again_and_again_keeps_coming_back_soon() {
     for epoch in 1..=8 {
         let welcomed = format!(", epoch {epoch}\n");
         eventually("another session", || async { agent.process.printed().contains(&welcomed).then_some(()) }).await;
-        proxy.set(|faults| faults.cuts += 1);
+        proxy.set(|faults| faults.cut(Cut::Fin));
         eventually("it noticed", || async { (waits().len() == epoch).then_some(()) }).await;
     }
     assert!(waits().iter().all(|wait| *wait <= 4.0), "{:?}", waits());

@@ -28,5 +28,6 @@ mod reconnect;
 mod retention;
 mod runner;
 mod start;
+mod storm;
 mod tidy;
 mod time;

@@ -2,7 +2,7 @@
 
 use super::eventually::eventually;
 use hyper::{HeaderMap, Method, StatusCode};
-use postrider::http_client::{HttpClient, ServerUrl};
+use postrider::http_client::{HttpClient, HttpClientError, ServerUrl};
 use serde_json::{Value, json};
 use std::future::Future;
 use std::time::Duration;
@@ -56,12 +56,23 @@ impl Api {
 
     /// Any request at all.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Reply {
+        self.try_request(method, path, headers, body).await.unwrap()
+    }
+
+    /// Any request to a server that may be gone.
+    pub async fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Reply, HttpClientError> {
         let url = ServerUrl::parse(&self.url).unwrap();
-        let mut client = HttpClient::connect(&url).await.unwrap();
+        let mut client = HttpClient::connect(&url).await?;
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let patience = Duration::from_secs(300);
-        let answer = client.send(method, path, headers, body.into(), patience, 64 << 20).await.unwrap();
-        Reply { status: answer.status, headers: answer.headers, body: answer.body.to_vec() }
+        let answer = client.send(method, path, headers, body.into(), patience, 64 << 20).await?;
+        Ok(Reply { status: answer.status, headers: answer.headers, body: answer.body.to_vec() })
     }
 
     /// A request with the token.

@@ -7,21 +7,20 @@ use super::api::Api;
 use super::eventually::eventually;
 use super::raw_agent::{Identity, NotConnected, RawAgent, success};
 use futures_util::{SinkExt, StreamExt};
-use postrider::backoff::jitter;
+use postrider::agent::link::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, SESSION_GOOD};
+use postrider::backoff::Backoff;
 use postrider::protocol::frame::{AgentFrame, JournalEntry, ServerFrame, decode, encode};
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::state::State;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Longest wait before an agent comes back by itself.
-const BACK_MAX: Duration = Duration::from_millis(500);
 /// A handshake that takes longer is tried again: its link may be dead.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Enrolled at one time.
@@ -59,9 +58,11 @@ impl Fleet {
     /// server has welcomed them all.
     pub async fn start(api: &Api, prefix: &str, count: usize, address: &str) -> Self {
         raise_the_limit_of_files();
+        let made = api.call("POST", "/api/join", json!({ "uses": count })).await.json();
+        let join = made["join"].as_str().unwrap();
         let enroll = |number: usize| async move {
             let name = format!("{prefix}-{number}");
-            let identity = Identity::enroll(api, &name).await;
+            let identity = Identity::enroll_with(api, join, &name).await;
             (name, identity)
         };
         let enrolled = futures_util::stream::iter((0..count).map(enroll)).buffered(ENROLLED_AT_ONCE);
@@ -148,7 +149,9 @@ fn raise_the_limit_of_files() {
 }
 
 impl Member {
+    /// Connects again and again, with the waits of a real agent.
     async fn live(&self) {
+        let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
         loop {
             let journal: Vec<_> = {
                 let held = self.journal.lock().unwrap();
@@ -156,16 +159,21 @@ impl Member {
             };
             let connected = RawAgent::try_connect_to(&self.address, &self.identity, journal);
             let connected = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
-            let wait = match connected.unwrap_or_else(|_| Err(NotConnected::default())) {
+            let at_least = match connected.unwrap_or_else(|_| Err(NotConnected::default())) {
                 Ok(agent) => {
                     self.connections.fetch_add(1, Ordering::Relaxed);
-                    // Whatever it was: it comes back.
+                    let since = Instant::now();
+                    // Whatever ended it: it comes back.
                     let _ = self.serve(agent).await;
-                    0
+                    if since.elapsed() >= SESSION_GOOD {
+                        backoff.reset();
+                    }
+                    backoff.ease(BACKOFF_AFTER_WELCOME);
+                    None
                 }
-                Err(declined) => declined.retry_after_s.unwrap_or(0),
+                Err(declined) => declined.retry_after_s.map(Duration::from_secs),
             };
-            sleep(Duration::from_secs(wait) + jitter(BACK_MAX)).await;
+            sleep(backoff.next(at_least)).await;
         }
     }
 

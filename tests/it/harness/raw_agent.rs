@@ -51,8 +51,13 @@ pub fn enrollment(join: &str, key: &Ed25519KeyPair, name: &str) -> serde_json::V
 impl Identity {
     /// Enrolls a fresh key.
     pub async fn enroll(api: &Api, name: &str) -> Self {
+        Self::enroll_with(api, &api.join().await, name).await
+    }
+
+    /// Enrolls a fresh key with this join string.
+    pub async fn enroll_with(api: &Api, join: &str, name: &str) -> Self {
         let key = fresh_key();
-        let reply = api.call("POST", "/api/enroll", enrollment(&api.join().await, &key, name)).await;
+        let reply = api.call("POST", "/api/enroll", enrollment(join, &key, name)).await;
         assert_eq!(reply.status, 201, "{:?}", String::from_utf8_lossy(&reply.body));
         Self { key, id: reply.json()["agent_id"].as_str().unwrap().parse().unwrap() }
     }
