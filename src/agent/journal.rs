@@ -26,6 +26,7 @@ const SCHEMA: &str = include_str!("journal.sql");
 // `deliveries.delivery` is UNIQUE: its index serves all lookups by id.
 const ACCEPT: &str = "INSERT INTO deliveries (delivery, attempt, state, spec, not_after_ms, outcome) \
      VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (delivery) DO NOTHING";
+const EPOCH: &str = "UPDATE lineage SET epoch = ?1";
 const START: &str = "UPDATE deliveries SET state = 'running' WHERE delivery = ?1 AND state = 'accepted'";
 const FINISH: &str =
     "UPDATE deliveries SET state = ?2, outcome = ?3 WHERE delivery = ?1 AND state IN ('accepted', 'running')";
@@ -87,6 +88,8 @@ pub enum Op {
         /// How it enters.
         entry: Entry,
     },
+    /// A connection has this epoch.
+    Epoch(u64),
     /// It starts.
     Start(DeliveryId),
     /// It ended.
@@ -150,6 +153,22 @@ pub fn open(path: &Path) -> Result<Connection, JournalError> {
     Ok(connection)
 }
 
+/// The latest epoch in the journal: 0 in a new one, and in one that was in another place before. That one may be a copy,
+/// so it must not pass for the journal that the server knows.
+///
+/// # Errors
+/// [`JournalError::Sql`].
+pub fn last_epoch(connection: &Connection, place: &str) -> Result<u64, JournalError> {
+    const MOVE: &str = "INSERT INTO lineage (one, epoch, place) VALUES (1, 0, ?1) \
+         ON CONFLICT (one) DO UPDATE SET epoch = 0, place = ?1 WHERE place <> ?1";
+    let moved = connection.execute(MOVE, [place])? == 1;
+    let epoch = connection.query_row("SELECT epoch FROM lineage", [], |row| row.get(0))?;
+    if moved {
+        tracing::info!("the journal is new here, or its folder was moved or copied");
+    }
+    Ok(epoch)
+}
+
 /// Everything that the server has not let go of, in order of acceptance.
 ///
 /// # Errors
@@ -198,6 +217,7 @@ fn write_one(connection: &Connection, op: &Op) -> Result<Done, JournalError> {
                 connection.prepare_cached(LOOKUP)?.query_row(params![id], |row| row.get(0)).optional()?;
             return Ok(Done::Known(known.flatten().as_deref().map(read_outcome).transpose()?));
         }
+        Op::Epoch(epoch) => connection.prepare_cached(EPOCH)?.execute([i64::try_from(*epoch).unwrap_or(i64::MAX)])?,
         Op::Start(delivery) => connection.prepare_cached(START)?.execute(params![delivery.as_bytes()])?,
         Op::Finish(delivery, outcome) => {
             let row = params![delivery.as_bytes(), outcome.state.as_str(), write_outcome(outcome)];

@@ -23,6 +23,16 @@ CREATE TABLE deliveries (
     CHECK ((spec IS NULL) = (stored = 1))
 ) STRICT;
 
+-- Which journal this is: what tells it from a copy or an older state of it. Exactly one row.
+CREATE TABLE lineage (
+    -- Keeps it at one row.
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    -- The latest epoch of which the server was told that it is here; 0: none.
+    epoch INTEGER NOT NULL CHECK (epoch >= 0),
+    -- Where the file was then; see place.rs.
+    place TEXT NOT NULL
+) STRICT;
+
 -- Recovery and the limit on held entries look at these alone.
 CREATE INDEX held ON deliveries (seq) WHERE stored = 0;
 -- Tombstones whose time has come.

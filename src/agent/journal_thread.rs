@@ -1,6 +1,7 @@
 //! The journal's thread: owns the connection, turns what has queued up into one transaction and one fsync.
 
-use super::journal::{Done, Held, JournalError, Op, held, open, write};
+use super::journal::{Done, Held, JournalError, Op, held, last_epoch, open, write};
+use super::place::place;
 use rusqlite::Connection;
 use std::path::Path;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +18,17 @@ pub struct Journal {
     queue: mpsc::Sender<Request>,
 }
 
+/// What a journal held when it was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// The way to it.
+    pub journal: Journal,
+    /// What the server has not let go of.
+    pub held: Vec<Held>,
+    /// The latest epoch in it; 0: none that counts.
+    pub last_epoch: u64,
+}
+
 #[derive(Debug)]
 struct Request {
     op: Op,
@@ -24,20 +36,20 @@ struct Request {
 }
 
 impl Journal {
-    /// Opens the journal and starts its thread. Also gives what the server has not let go of. Blocks for a moment:
-    /// call it before there is anything to hold up.
+    /// Opens the journal and starts its thread. Blocks for a moment: call it before there is anything to hold up.
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn open(path: &Path) -> Result<(Self, Vec<Held>), JournalError> {
+    pub fn open(path: &Path) -> Result<Opened, JournalError> {
         let connection = open(path)?;
+        let last_epoch = last_epoch(&connection, &place(path))?;
         let held = held(&connection)?;
         let (queue, requests) = mpsc::channel(QUEUE_OPS_MAX);
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || serve(connection, requests))
             .map_err(|error| JournalError::Sql(error.to_string()))?;
-        Ok((Self { queue }, held))
+        Ok(Opened { journal: Self { queue }, held, last_epoch })
     }
 
     /// Writes `op` and returns once it is on disk.
@@ -92,8 +104,8 @@ mod tests {
     async fn many_writers_are_all_answered_after_the_commit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.db");
-        let (journal, none) = Journal::open(&path).unwrap();
-        assert!(none.is_empty());
+        let Opened { journal, held: none, last_epoch } = Journal::open(&path).unwrap();
+        assert!(none.is_empty() && last_epoch == 0);
         let writes = (0..100).map(|_| {
             journal.write(Op::Accept {
                 delivery: DeliveryId::new(),

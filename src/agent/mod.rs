@@ -14,6 +14,7 @@ pub mod facts;
 pub mod journal;
 pub mod journal_thread;
 pub mod link;
+pub mod place;
 pub mod run;
 pub mod runner;
 pub mod server_time;

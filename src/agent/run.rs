@@ -5,7 +5,7 @@ use super::data::DataFolder;
 use super::enroll::{Wish, credential};
 use super::error::AgentError;
 use super::journal::Op;
-use super::journal_thread::Journal;
+use super::journal_thread::{Journal, Opened};
 use super::link::session::stay_connected;
 use super::runner::control::{GRACE_AT_STOP, KILL_MAX};
 use super::runner::queue::Runner;
@@ -32,7 +32,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     let wish = Wish { name: config.name, tags: config.tags };
     let Some(credential) = credential(&folder, config.join.as_ref(), &wish, &stop).await? else { return Ok(()) };
     let Some(agent) = credential.agent_id else { return Err(AgentError::NoJoin) };
-    let (journal, held) = Journal::open(&folder.journal())?;
+    let Opened { journal, held, last_epoch } = Journal::open(&folder.journal())?;
     let tasks = Tasks::default();
     let runner = Runner::new(journal, folder.spool(), config.supervisor, config.slots, tasks.clone());
     let stopped = tokio::select! {
@@ -47,7 +47,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     let purging = runner.clone();
     tasks.spawn("purge", async move { purge(&purging).await });
     let leave = CancellationToken::new();
-    let connected = stay_connected(&credential, agent, &runner, &leave);
+    let connected = stay_connected(&credential, agent, last_epoch, &runner, &leave);
     let stopping = async {
         stop.cancelled().await;
         info!("stopping: running commands are ended");

@@ -18,6 +18,10 @@ use crate::protocol::ids::AgentId;
 use crate::protocol::name::parse_tag;
 use clap::{Args, Subcommand};
 
+/// A clash of identities is shown this long, in milliseconds (a day): two hosts that share one push each other out
+/// within seconds, if both are up.
+const CLASH_SHOWN_MS: i64 = 86_400_000;
+
 /// `postrider agents`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Online means that a round trip to the agent was proven lately. With --json: one agent a line.
@@ -129,9 +133,14 @@ pub async fn all(client: &ApiClient, tags: &[(String, String)]) -> Result<Vec<Ag
 fn row(agent: &AgentResponse, now_ms: i64) -> Vec<Field> {
     let proven = agent.proven_ms.map_or_else(|| "never".to_owned(), |ms| ago(now_ms - ms));
     let close = agent.last_close.map(|close| format!("{} {}", close.reason, ago(now_ms - close.at_ms)));
+    let state = if clashes(agent, now_ms) {
+        Field::from(if agent.online { "online, clash" } else { "offline, clash" })
+    } else {
+        Field::either(agent.online, "online", "offline")
+    };
     vec![
         Field::from(&agent.name),
-        Field::either(agent.online, "online", "offline"),
+        state,
         proven.into(),
         agent.outbox.to_string().into(),
         agent.os.as_deref().unwrap_or_default().into(),
@@ -139,6 +148,11 @@ fn row(agent: &AgentResponse, now_ms: i64) -> Vec<Field> {
         tags(agent).into(),
         close.unwrap_or_default().into(),
     ]
+}
+
+/// Whether to say so: a clash that goes on is seen at every connection, one that is long over was cured.
+fn clashes(agent: &AgentResponse, now_ms: i64) -> bool {
+    agent.clash_ms.is_some_and(|ms| now_ms - ms < CLASH_SHOWN_MS)
 }
 
 fn tags(agent: &AgentResponse) -> String {
@@ -159,6 +173,11 @@ fn page(agent: &AgentResponse, now_ms: i64, look: Look) -> String {
     lines.push(("epoch", agent.epoch.to_string()));
     if let Some(close) = agent.last_close {
         lines.push(("last close", format!("{} at {}", close.reason, moment(close.at_ms, now_ms))));
+    }
+    if let Some(clash_ms) = agent.clash_ms.filter(|_| clashes(agent, now_ms)) {
+        let cure = "its data folder was copied, moved, restored or emptied. Seen again and again, two hosts share it: \
+             revoke this agent and enroll each host anew";
+        lines.push(("clash", format!("{}: {cure}", ago(now_ms - clash_ms))));
     }
     lines.push(("outbox", agent.outbox.to_string()));
     lines.push(("tags", tags(agent)));

@@ -92,6 +92,7 @@ pub mod tests {
             connected_ms: None,
             proven_ms: None,
             last_close: None,
+            clash_ms: None,
             outbox: 0,
             tags: Default::default(),
             facts: None,

@@ -18,6 +18,8 @@ pub const WINDOW_DEFAULT: u32 = 32;
 /// Most journal entries in one `hello`, so that it stays under [`FRAME_BYTES_MAX`]. The window keeps journals far
 /// below; an agent whose journal is fuller accepts nothing more.
 pub const JOURNAL_ENTRIES_MAX: usize = 256;
+/// Largest epoch: every integer up to here is exact in JSON, whatever reads it.
+pub const EPOCH_MAX: u64 = 1 << 53;
 /// Largest facts document, in bytes.
 pub const FACTS_BYTES_MAX: usize = 16 * 1024;
 /// What the signature in `hello` is over: this text, then the challenge's nonce, the server's id and the agent's id
@@ -89,6 +91,8 @@ pub enum ServerFrame {
 pub enum AgentFrame {
     /// Answer to the challenge.
     Hello(Hello),
+    /// The connection's epoch is in the journal, on disk: deliveries may come. It is what the next `hello` shows.
+    Ready,
     /// The delivery is in the journal, on disk. Sent again every [`ACCEPTED_AGAIN_SECS`] while it waits for a slot.
     Accepted {
         /// Which delivery.
@@ -132,6 +136,9 @@ pub struct Hello {
     pub os: String,
     /// Identifies this boot of the host.
     pub boot_id: String,
+    /// The latest epoch that the journal has, at most [`EPOCH_MAX`]; 0: none yet, or the data folder was moved. It
+    /// shows whether this is the journal that the server knows, or a copy or an older state of it.
+    pub last_epoch: u64,
     /// Every delivery that the journal has not been allowed to forget; at most [`JOURNAL_ENTRIES_MAX`].
     pub journal: Vec<JournalEntry>,
 }
@@ -257,6 +264,7 @@ mod tests {
             version: "v".repeat(64),
             os: "linux".into(),
             boot_id: "b".repeat(64),
+            last_epoch: EPOCH_MAX,
             journal: vec![entry; JOURNAL_ENTRIES_MAX],
         });
         assert!(encode(&hello).len() < FRAME_BYTES_MAX);

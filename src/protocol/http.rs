@@ -225,6 +225,9 @@ pub struct AgentResponse {
     pub proven_ms: Option<i64>,
     /// Why and when the last connection ended.
     pub last_close: Option<LastClose>,
+    /// When it was last seen that its data folder had been copied, moved, restored or emptied; null: never. Again and
+    /// again: two hosts share one identity.
+    pub clash_ms: Option<i64>,
     /// Deliveries that wait in the outbox.
     pub outbox: u64,
     /// Its tags.

@@ -26,7 +26,7 @@ pub struct AgentRow {
 // The outbox count is one look into deliveries_outbox an agent.
 const SELECT: &str = "SELECT seq, id, name, epoch, connected_ms, proven_ms, close_reason, closed_ms, tags, facts, \
      enrolled_ms, version, os, \
-     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued') FROM agents";
+     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued'), clash_ms FROM agents";
 
 fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
     let reason: Option<String> = row.get(6)?;
@@ -44,6 +44,7 @@ fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
             connected_ms: row.get(4)?,
             proven_ms: row.get(5)?,
             last_close: reason.zip(at_ms).map(|(reason, at_ms)| LastClose { reason, at_ms }),
+            clash_ms: row.get(14)?,
             outbox: row.get(13)?,
             tags,
             facts: facts.and_then(|facts| serde_json::from_str(&facts).ok()),

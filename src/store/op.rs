@@ -15,7 +15,7 @@ use super::output::AppendOutput;
 use super::progress::{Accept, Finish, Progress, Start};
 use super::reap::{Reap, Reaped};
 use super::retain::Retain;
-use super::session::{BeginSession, EndSession, SessionBegun};
+use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use crate::protocol::http::{AgentResponse, JoinResponse, TokenResponse};
 use rusqlite::Connection;
@@ -81,6 +81,8 @@ operations! {
     Cancel => Cancelled,
     /// An agent authenticated.
     BeginSession => SessionBegun,
+    /// Its journal has the session's epoch.
+    Ready => (),
     /// Its session ended.
     EndSession => (),
     /// A writer looks at its outbox.

@@ -30,6 +30,8 @@ pub const ATTEMPTS_TOLD: u32 = 20;
 /// What it found.
 #[derive(Debug, Default)]
 pub struct Claimed {
+    /// The agent's journal has this session's epoch; before that there is nothing else here.
+    pub ready: bool,
     /// To dispatch now, oldest first, at most as many as there is room for.
     pub rows: Vec<OutboxRow>,
     /// There are more rows than there was room for.
@@ -54,22 +56,28 @@ pub struct OutboxRow {
 }
 
 impl Claim {
-    /// Finds the rows and records their dispatch. Writes nothing when there is nothing to dispatch.
+    /// Finds the rows and records their dispatch. Writes nothing when there is nothing to dispatch, or when the agent's
+    /// journal is not known to have this session's epoch: without that a copy of it could not be told apart later.
     ///
     /// # Errors
     /// `NotFound` when the agent was revoked, `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Claimed, StoreError> {
-        const REVOKED: &str = "SELECT revoked_ms IS NOT NULL FROM agents WHERE seq = ?1";
+        const AGENT: &str = "SELECT revoked_ms IS NOT NULL, ready_epoch = epoch FROM agents WHERE seq = ?1";
         const HELD: &str = "SELECT id, cancel_requested_ms IS NOT NULL FROM deliveries \
              WHERE agent_seq = ?1 AND state IN ('accepted', 'running') ORDER BY seq"; // deliveries_held
         const QUEUED: &str = "SELECT id FROM deliveries WHERE agent_seq = ?1 AND state = 'queued' AND due_ms > ?2 \
              AND cancel_requested_ms IS NULL ORDER BY seq LIMIT ?3"; // deliveries_outbox
         let conn = apply.conn;
-        if conn.prepare_cached(REVOKED)?.query_row([self.agent_seq], |row| row.get(0))? {
+        let (revoked, ready): (bool, bool) =
+            conn.prepare_cached(AGENT)?.query_row([self.agent_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        if revoked {
             return Err(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() });
         }
         let connected_ms = fence(apply, self.agent_seq, self.epoch)?;
-        let mut claimed = Claimed::default();
+        let mut claimed = Claimed { ready, ..Claimed::default() };
+        if !ready {
+            return Ok(claimed);
+        }
         let mut held = 0;
         let mut statement = conn.prepare_cached(HELD)?;
         let mut rows = statement.query([self.agent_seq])?;

@@ -3,6 +3,7 @@
 use super::error::StoreError;
 use super::op::Apply;
 use super::output::positions;
+use super::progress::fence;
 use super::transition::{Because, DeliveryRow, delivery_row, find, select_deliveries, transition};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{JournalEntry, JournalVerdict};
@@ -20,6 +21,8 @@ pub struct BeginSession {
     pub version: String,
     /// Its operating system.
     pub os: String,
+    /// The latest epoch in its journal.
+    pub last_epoch: u64,
     /// All that its journal has not been allowed to forget.
     pub journal: Vec<JournalEntry>,
 }
@@ -31,38 +34,66 @@ pub struct SessionBegun {
     pub epoch: u64,
     /// One for each journal entry, same order.
     pub verdicts: Vec<JournalVerdict>,
+    /// It is another journal than the one that we know: a copy, an older state of it, or a new one.
+    pub clash: bool,
 }
+
+/// Why deliveries are lost that were given to another journal than the one that speaks now.
+const CLASH_REASON: &str = "the agent's data folder was copied, moved, restored or emptied: it may have run";
 
 impl BeginSession {
     /// Raises the epoch and reconciles.
     ///
+    /// The journal that we know has at least the epoch that it last confirmed. One with less is a copy from before, an
+    /// older state, or a new one: what it does not hold may have been given to the other, and run there.
+    ///
     /// # Errors
     /// `NotFound` for a revoked agent; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<SessionBegun, StoreError> {
-        const BEGIN: &str = "UPDATE agents SET epoch = epoch + 1, session_open = 1, connected_ms = ?2, proven_ms = ?2, \
-             version = ?3, os = ?4 WHERE seq = ?1 AND revoked_ms IS NULL RETURNING epoch";
-        let epoch: Option<i64> = apply
+        // Higher than what the journal has, too: this database may have been restored from a backup.
+        const BEGIN: &str = "UPDATE agents SET epoch = max(epoch, ?5) + 1, session_open = 1, connected_ms = ?2, \
+             proven_ms = ?2, version = ?3, os = ?4, clash_ms = iif(?5 < ready_epoch, ?2, clash_ms) \
+             WHERE seq = ?1 AND revoked_ms IS NULL RETURNING epoch, ?5 < ready_epoch";
+        let last_epoch = i64::try_from(self.last_epoch).unwrap_or(i64::MAX - 1);
+        let begun: Option<(i64, bool)> = apply
             .conn
             .prepare_cached(BEGIN)?
-            .query_row((self.agent_seq, apply.now_ms, &self.version, &self.os), |row| row.get(0))
+            .query_row((self.agent_seq, apply.now_ms, &self.version, &self.os, last_epoch), |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
             .optional()?;
-        let epoch = epoch.ok_or(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() })?;
+        let (epoch, clash) = begun.ok_or(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() })?;
         let epoch = u64::try_from(epoch).unwrap_or(0);
         // An older session of this agent looks, and finds that it is over.
         apply.touched.agents.insert(self.agent_seq);
         let mut verdicts = Vec::with_capacity(self.journal.len());
         for entry in &self.journal {
-            verdicts.push(self.reconcile(apply, epoch, entry)?);
+            verdicts.push(self.reconcile(apply, epoch, clash, entry)?);
         }
-        self.reconcile_the_rest(apply, epoch)?;
-        Ok(SessionBegun { epoch, verdicts })
+        self.reconcile_the_rest(apply, epoch, clash)?;
+        Ok(SessionBegun { epoch, verdicts, clash })
     }
 
     /// An entry of the journal: our row follows it.
-    fn reconcile(&self, apply: &mut Apply<'_>, epoch: u64, entry: &JournalEntry) -> Result<JournalVerdict, StoreError> {
+    fn reconcile(
+        &self,
+        apply: &mut Apply<'_>,
+        epoch: u64,
+        clash: bool,
+        entry: &JournalEntry,
+    ) -> Result<JournalVerdict, StoreError> {
         let mut verdict = JournalVerdict { delivery: entry.delivery, keep: false, stdout_from: 0, stderr_from: 0 };
         let Some(mut row) = find(apply, self.agent_seq, entry.delivery)? else { return Ok(verdict) };
         if row.state.is_terminal() && row.state != State::Lost {
+            return Ok(verdict);
+        }
+        // After a clash another host may hold the same entry. What runs here and how something ended is true all the
+        // same; but nothing starts, and what a copy takes for interrupted may be going on elsewhere.
+        if clash && matches!(entry.state, State::Accepted | State::Interrupted) {
+            let because = Because { epoch: Some(epoch), cause: Some("identity clash"), reason: Some(CLASH_REASON) };
+            if row.state != State::Lost {
+                transition(apply, &mut row, State::Lost, &because)?;
+            }
             return Ok(verdict);
         }
         verdict.keep = true;
@@ -78,7 +109,7 @@ impl BeginSession {
     }
 
     /// Rows that the journal does not have: what we thought accepted is lost, what was in doubt never arrived.
-    fn reconcile_the_rest(&self, apply: &mut Apply<'_>, epoch: u64) -> Result<(), StoreError> {
+    fn reconcile_the_rest(&self, apply: &mut Apply<'_>, epoch: u64, clash: bool) -> Result<(), StoreError> {
         const HELD: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('accepted', 'running')"); // deliveries_held
         const DOUBTED: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.in_doubt = 1"); // deliveries_outbox
         const CLEAR: &str = "UPDATE deliveries SET in_doubt = 0, due_ms = ?2 WHERE seq = ?1";
@@ -90,8 +121,13 @@ impl BeginSession {
                 transition(apply, &mut row, State::Lost, &because)?;
             }
         }
-        let because = Because { reason: Some("cancelled before it arrived"), ..because };
         for mut row in rows(apply.conn, DOUBTED, self.agent_seq)? {
+            if clash {
+                let because = Because { cause: Some("identity clash"), reason: Some(CLASH_REASON), ..because };
+                transition(apply, &mut row, State::Lost, &because)?;
+                continue;
+            }
+            let because = Because { reason: Some("cancelled before it arrived"), ..because };
             apply.conn.prepare_cached(CLEAR)?.execute((row.seq, row.not_after_ms))?;
             if row.cancel_requested {
                 transition(apply, &mut row, State::Cancelled, &because)?;
@@ -105,6 +141,29 @@ fn rows(conn: &Connection, sql: &str, agent_seq: i64) -> Result<Vec<DeliveryRow>
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map([agent_seq], delivery_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The agent has this session's epoch in its journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// The session's epoch.
+    pub epoch: u64,
+}
+
+impl Ready {
+    /// From here on its writer is given rows to dispatch.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE agents SET ready_epoch = epoch WHERE seq = ?1";
+        fence(apply, self.agent_seq, self.epoch)?;
+        apply.conn.prepare_cached(SQL)?.execute([self.agent_seq])?;
+        apply.touched.agents.insert(self.agent_seq);
+        Ok(())
+    }
 }
 
 /// A session ended.

@@ -9,7 +9,7 @@ use postrider::agent::credential::Credential;
 use postrider::agent::data::DataFolder;
 use postrider::agent::error::AgentError;
 use postrider::agent::journal::{Entry, Op};
-use postrider::agent::journal_thread::Journal;
+use postrider::agent::journal_thread::{Journal, Opened};
 use postrider::agent::run::run;
 use postrider::http_client::ServerUrl;
 use postrider::protocol::close::CloseReason;
@@ -117,6 +117,7 @@ impl FakeServer {
                 journal,
             })
             .await;
+        assert_eq!(connection.next().await, AgentFrame::Ready, "before all else");
         (connection, hello)
     }
 
@@ -373,7 +374,7 @@ async fn after_a_crash_the_truth_is_told_and_what_is_not_wanted_does_not_start()
     let mark = server.folder.path().join("mark");
     let [ran, waited] = [DeliveryId::new(), DeliveryId::new()];
     {
-        let (journal, _) = Journal::open(&server.folder.path().join("journal.db")).unwrap();
+        let Opened { journal, .. } = Journal::open(&server.folder.path().join("journal.db")).unwrap();
         for (delivery, entry) in [(ran, Entry::Started), (waited, Entry::Waiting)] {
             let spec = marking(&mark, "").into_bytes();
             journal.write(Op::Accept { delivery, attempt: 1, spec, not_after_ms: i64::MAX, entry }).await.unwrap();
@@ -403,7 +404,7 @@ async fn what_the_server_does_not_want_is_forgotten() {
     let mark = server.folder.path().join("mark");
     let waited = DeliveryId::new();
     {
-        let (journal, _) = Journal::open(&server.folder.path().join("journal.db")).unwrap();
+        let Opened { journal, .. } = Journal::open(&server.folder.path().join("journal.db")).unwrap();
         let spec = marking(&mark, "").into_bytes();
         let accept = Op::Accept { delivery: waited, attempt: 1, spec, not_after_ms: i64::MAX, entry: Entry::Waiting };
         journal.write(accept).await.unwrap();

@@ -9,7 +9,7 @@ use postrider::store::error::StoreError;
 use postrider::store::outbox::Claim;
 use postrider::store::output::AppendOutput;
 use postrider::store::progress::{Accept, Finish, Report, Start};
-use postrider::store::session::{BeginSession, EndSession};
+use postrider::store::session::{BeginSession, EndSession, Ready};
 use serde_json::json;
 use std::collections::HashSet;
 
@@ -20,19 +20,28 @@ async fn an_older_session_writes_nothing_more() {
     let identity = Identity::enroll(&server.api, "web-1").await;
     let agent_seq = store.agent_key(identity.id).await.unwrap().unwrap().seq;
     let command = server.api.run("web-1", "true").await;
-    let begin = || BeginSession { agent_seq, version: "1".into(), os: "test".into(), journal: Vec::new() };
+    let begin = |last_epoch| BeginSession {
+        agent_seq,
+        version: "1".into(),
+        os: "test".into(),
+        last_epoch,
+        journal: Vec::new(),
+    };
     let claim = |epoch| Claim { agent_seq, epoch, window: 32, in_flight: HashSet::new() };
 
-    let older = store.write(begin()).await.unwrap().epoch;
+    let older = store.write(begin(0)).await.unwrap().epoch;
+    assert!(store.write(claim(older)).await.unwrap().rows.is_empty(), "its journal has not confirmed the epoch");
+    store.write(Ready { agent_seq, epoch: older }).await.unwrap();
     let claimed = store.write(claim(older)).await.unwrap();
     let delivery = claimed.rows[0].id;
-    let newer = store.write(begin()).await.unwrap().epoch;
+    let newer = store.write(begin(older)).await.unwrap().epoch;
     assert!(newer > older);
 
     let report = Report { agent_seq, epoch: older, delivery };
     let frame = OutputFrame { delivery, stream: Stream::Stdout, offset: 0, bytes: b"late".to_vec() };
     let fenced = |error: Option<StoreError>| assert!(matches!(error, Some(StoreError::Fenced)), "{error:?}");
     fenced(store.write(claim(older)).await.err());
+    fenced(store.write(Ready { agent_seq, epoch: older }).await.err());
     fenced(store.write(Accept(report)).await.err());
     fenced(store.write(Start(report)).await.err());
     fenced(store.write(AppendOutput { agent_seq, epoch: older, frame }).await.err());
@@ -48,6 +57,7 @@ async fn an_older_session_writes_nothing_more() {
     assert!(server.api.output(&command, "stdout").await.is_empty());
 
     // The newer one is offered the same row, as the second attempt.
+    store.write(Ready { agent_seq, epoch: newer }).await.unwrap();
     let claimed = store.write(claim(newer)).await.unwrap();
     assert_eq!((claimed.rows[0].id, claimed.rows[0].attempt), (delivery, 2));
     let report = Report { agent_seq, epoch: newer, delivery };

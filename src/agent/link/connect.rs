@@ -44,7 +44,12 @@ pub struct Welcomed {
 ///
 /// # Errors
 /// [`Leave`].
-pub async fn connect(credential: &Credential, agent: AgentId, board: &Board) -> Result<Welcomed, Leave> {
+pub async fn connect(
+    credential: &Credential,
+    agent: AgentId,
+    last_epoch: u64,
+    board: &Board,
+) -> Result<Welcomed, Leave> {
     let mut socket = dial(&credential.url).await?;
     let (nonce, found) = match next(&mut socket, "send its challenge").await? {
         ServerFrame::Challenge { nonce, server_id } => (nonce, server_id),
@@ -63,6 +68,7 @@ pub async fn connect(credential: &Credential, agent: AgentId, board: &Board) -> 
         version: env!("CARGO_PKG_VERSION").to_owned(),
         os: std::env::consts::OS.to_owned(),
         boot_id: boot_id(),
+        last_epoch,
         journal: told.clone(),
     });
     tokio::time::timeout(HANDSHAKE_TIMEOUT, socket.send(Message::text(encode(&hello))))

@@ -9,8 +9,10 @@ use super::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, Leave, SESS
 use super::writer::Writer;
 use crate::agent::credential::Credential;
 use crate::agent::facts;
+use crate::agent::journal::Op;
 use crate::agent::runner::queue::Runner;
 use crate::backoff::Backoff;
+use crate::protocol::close::CloseReason;
 use crate::protocol::frame::AgentFrame;
 use crate::protocol::ids::AgentId;
 use futures_util::StreamExt;
@@ -25,14 +27,20 @@ const FACTS_INTERVAL: Duration = Duration::from_secs(600);
 /// How long the last reports and the server's farewell may take when the agent stops.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Connects again and again until `stop`; never ends for any other reason.
-pub async fn stay_connected(credential: &Credential, agent: AgentId, runner: &Runner, stop: &CancellationToken) {
+/// Connects again and again until `stop`; never ends for any other reason. `last_epoch` is what the journal has.
+pub async fn stay_connected(
+    credential: &Credential,
+    agent: AgentId,
+    mut last_epoch: u64,
+    runner: &Runner,
+    stop: &CancellationToken,
+) {
     let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
     loop {
         let connected = tokio::select! {
             connected = async {
                 runner.board.settled().await;
-                connect(credential, agent, &runner.board).await
+                connect(credential, agent, last_epoch, &runner.board).await
             } => connected,
             () = stop.cancelled() => return,
         };
@@ -40,7 +48,7 @@ pub async fn stay_connected(credential: &Credential, agent: AgentId, runner: &Ru
         let leave = match connected {
             Ok(welcomed) => {
                 info!("connected to {} as {} ({agent}), epoch {}", credential.url, credential.name, welcomed.epoch);
-                let leave = live(welcomed, credential, runner, stop).await;
+                let leave = live(welcomed, credential, &mut last_epoch, runner, stop).await;
                 if since.elapsed() >= SESSION_GOOD {
                     backoff.reset();
                 } else if leave.is_outage() {
@@ -64,12 +72,23 @@ pub async fn stay_connected(credential: &Credential, agent: AgentId, runner: &Ru
     }
 }
 
-async fn live(welcomed: Welcomed, credential: &Credential, runner: &Runner, stop: &CancellationToken) -> Leave {
+async fn live(
+    welcomed: Welcomed,
+    credential: &Credential,
+    last_epoch: &mut u64,
+    runner: &Runner,
+    stop: &CancellationToken,
+) -> Leave {
     let sent = Sent::after_hello(&welcomed.told, &welcomed.verdicts, Instant::now());
     // Before the time is known: that is what recovered deliveries wait for, and these must not start.
     for verdict in welcomed.verdicts.iter().filter(|verdict| !verdict.keep) {
         runner.let_go(verdict.delivery).await;
     }
+    // On disk before the writer says so.
+    if let Err(why) = runner.journal.write(Op::Epoch(welcomed.epoch)).await {
+        return Leave::left(CloseReason::AgentStorage, why.to_string());
+    }
+    *last_epoch = welcomed.epoch;
     runner.time.learn(welcomed.server_time_ms);
     let (sink, stream) = welcomed.socket.split();
     let (replies, mut asked) = mpsc::channel(REPLIES_MAX);
@@ -96,7 +115,7 @@ async fn live(welcomed: Welcomed, credential: &Credential, runner: &Runner, stop
 async fn overdue(stop: &CancellationToken) -> Leave {
     stop.cancelled().await;
     tokio::time::sleep(PARTING).await;
-    Leave::left(crate::protocol::close::CloseReason::AgentShutdown, "")
+    Leave::left(CloseReason::AgentShutdown, "")
 }
 
 async fn tell_facts(replies: &mpsc::Sender<Reply>) -> Leave {

@@ -52,7 +52,7 @@ enum Event {
 }
 
 impl Writer {
-    /// Writes until the connection ends. Asked to stop, it tells what there is to tell and leaves.
+    /// Says that the journal is ready, then writes until the connection ends. Asked to stop, it tells what there is to tell and leaves.
     pub async fn write(&mut self, replies: &mut mpsc::Receiver<Reply>, stop: &CancellationToken) -> Leave {
         match self.go_on(replies, stop).await {
             Err(leave) => leave,
@@ -66,6 +66,7 @@ impl Writer {
         stop: &CancellationToken,
     ) -> Result<Infallible, Leave> {
         let board = self.board.clone();
+        self.frame(&AgentFrame::Ready).await?;
         loop {
             // Listen before looking, or a ring between the two is lost.
             let mut heard = std::pin::pin!(board.listen());

@@ -2,7 +2,7 @@
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{
-    AgentFrame, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
+    AgentFrame, EPOCH_MAX, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
 };
 use crate::secret::random;
 use crate::server::app::App;
@@ -73,6 +73,7 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
         agent_seq: key.seq,
         version: label(&hello.version),
         os: label(&hello.os),
+        last_epoch: hello.last_epoch,
         journal: hello.journal,
     };
     let begun = app.store.write(begin).await.map_err(|error| match error {
@@ -83,6 +84,10 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
             CloseReason::ServerStorage
         }
     })?;
+    if begun.clash {
+        tracing::warn!(agent = %key.name, last_epoch = hello.last_epoch, "identity clash: the agent's data folder was \
+            copied, moved, restored or emptied; two hosts must not share one: revoke the agent and enroll each anew");
+    }
     let now_ms = app.store.clock.now_ms();
     let keepalive = &app.keepalive;
     let welcome = ServerFrame::Welcome {
@@ -119,7 +124,11 @@ async fn receive_hello(socket: &mut Socket) -> Result<Hello, CloseReason> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => match decode::<AgentFrame>(&text) {
-                Ok(AgentFrame::Hello(hello)) if hello.journal.len() <= JOURNAL_ENTRIES_MAX => return Ok(hello),
+                Ok(AgentFrame::Hello(hello))
+                    if hello.journal.len() <= JOURNAL_ENTRIES_MAX && hello.last_epoch <= EPOCH_MAX =>
+                {
+                    return Ok(hello);
+                }
                 _ => return Err(CloseReason::ProtocolError),
             },
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}

@@ -17,6 +17,7 @@ use crate::store::error::StoreError;
 use crate::store::op::Operation;
 use crate::store::output::AppendOutput;
 use crate::store::progress::{Accept, Finish, Progress, Report, Start};
+use crate::store::session::Ready;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, SplitStream};
 use futures_util::{FutureExt, StreamExt};
@@ -36,7 +37,7 @@ enum Committed {
     Accepted(DeliveryId, Progress),
     Finished(DeliveryId, Progress),
     Other(DeliveryId, Progress),
-    Facts,
+    Quiet,
 }
 
 type Pending = BoxFuture<'static, Result<Committed, StoreError>>;
@@ -131,6 +132,10 @@ impl Reader {
         let report =
             |delivery| Report { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, delivery };
         match frame {
+            AgentFrame::Ready => {
+                let operation = Ready { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch };
+                self.queue(operation, |()| Committed::Quiet).await
+            }
             AgentFrame::Accepted { delivery } => {
                 let operation = Accept(report(delivery));
                 self.queue(operation, move |progress| Committed::Accepted(delivery, progress)).await
@@ -152,7 +157,7 @@ impl Reader {
                 }
                 let operation =
                     StoreFacts { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, facts };
-                self.queue(operation, |()| Committed::Facts).await
+                self.queue(operation, |()| Committed::Quiet).await
             }
             AgentFrame::Hello(_) => {
                 let message = "the session has begun already".to_owned();
@@ -187,7 +192,7 @@ impl Reader {
             }
         })?;
         match committed {
-            Committed::Facts => Ok(()),
+            Committed::Quiet => Ok(()),
             Committed::Accepted(delivery, Progress::Done) => self.note(Note::Accepted(delivery)).await,
             Committed::Finished(delivery, Progress::Done) => self.note(Note::Stored(delivery)).await,
             Committed::Other(_, Progress::Done) => Ok(()),

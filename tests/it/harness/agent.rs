@@ -5,6 +5,7 @@ use super::process::{Process, postrider};
 use super::proxy::Proxy;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use tempfile::TempDir;
 
 /// An agent process and its folder.
@@ -65,6 +66,20 @@ impl TestAgent {
         let folder = TempDir::new().unwrap();
         let data = folder.path().join("agent");
         Self { process: spawn(&data, name, Some(join)), data, _folder: folder }
+    }
+
+    /// Copies the data folder as it is now, as a cloned disk would; starts nothing.
+    pub fn copy_of_data(&self) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let copy = folder.path().join("agent");
+        assert!(Command::new("cp").arg("-a").args([&self.data, &copy]).status().unwrap().success());
+        folder
+    }
+
+    /// Starts one on a folder that has a copy of a data folder, and waits for nothing.
+    pub fn on_copy(folder: TempDir, name: &str) -> Self {
+        let data = folder.path().join("agent");
+        Self { process: spawn(&data, name, None), data, _folder: folder }
     }
 
     /// Starts it again after its end.

@@ -14,17 +14,20 @@ use postrider::protocol::outcome::Outcome;
 use postrider::protocol::state::State;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// What an agent keeps: its key and id.
+/// What an agent keeps: its key, its id, and the latest epoch in its journal.
 pub struct Identity {
-    key: Ed25519KeyPair,
+    key: Arc<Ed25519KeyPair>,
     /// Its id.
     pub id: AgentId,
+    last_epoch: AtomicU64,
 }
 
 /// A connection that has been welcomed.
@@ -59,7 +62,14 @@ impl Identity {
         let key = fresh_key();
         let reply = api.call("POST", "/api/enroll", enrollment(join, &key, name)).await;
         assert_eq!(reply.status, 201, "{:?}", String::from_utf8_lossy(&reply.body));
-        Self { key, id: reply.json()["agent_id"].as_str().unwrap().parse().unwrap() }
+        let id = reply.json()["agent_id"].as_str().unwrap().parse().unwrap();
+        Self { key: Arc::new(key), id, last_epoch: AtomicU64::new(0) }
+    }
+
+    /// A copy of its data folder as it is now, which goes its own way.
+    pub fn copy(&self) -> Self {
+        let last_epoch = AtomicU64::new(self.last_epoch.load(Ordering::Relaxed));
+        Self { key: Arc::clone(&self.key), id: self.id, last_epoch }
     }
 
     /// Answers a challenge.
@@ -72,6 +82,7 @@ impl Identity {
             version: "raw".into(),
             os: "test".into(),
             boot_id: "1".into(),
+            last_epoch: self.last_epoch.load(Ordering::Relaxed),
             journal,
         })
     }
@@ -148,13 +159,30 @@ impl RawAgent {
         Self::connect_to(api.url.trim_start_matches("http://"), identity, journal).await
     }
 
-    /// Connects at this address.
+    /// Connects at this address, and is ready for deliveries.
     pub async fn connect_to(address: &str, identity: &Identity, journal: Vec<JournalEntry>) -> Self {
         Self::try_connect_to(address, identity, journal).await.expect("a welcome")
     }
 
-    /// Connects at this address over a link that may break.
+    /// Connects at this address over a link that may break, and is ready for deliveries.
     pub async fn try_connect_to(
+        address: &str,
+        identity: &Identity,
+        journal: Vec<JournalEntry>,
+    ) -> Result<Self, NotConnected> {
+        let mut agent = Self::try_welcomed(address, identity, journal).await?;
+        identity.last_epoch.store(agent.epoch(), Ordering::Relaxed);
+        let ready = Message::text(encode(&AgentFrame::Ready));
+        agent.socket.send(ready).await.map_err(|_| NotConnected::default())?;
+        Ok(agent)
+    }
+
+    /// Connects at this address, and does not say that it is ready.
+    pub async fn welcomed(address: &str, identity: &Identity, journal: Vec<JournalEntry>) -> Self {
+        Self::try_welcomed(address, identity, journal).await.expect("a welcome")
+    }
+
+    async fn try_welcomed(
         address: &str,
         identity: &Identity,
         journal: Vec<JournalEntry>,
