@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod bell;
 pub mod clock;
+pub mod crash;
 pub mod http_client;
 pub mod secret;
 pub mod tasks;
