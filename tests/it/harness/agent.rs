@@ -1,7 +1,7 @@
 //! A real agent as a process.
 
 use super::api::Api;
-use super::process::{Process, postrider};
+use super::process::{CRASH_AT, Process, postrider};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -14,8 +14,9 @@ pub struct TestAgent {
     _folder: TempDir,
 }
 
-fn spawn(data: &Path, name: &str, join: Option<&str>) -> Process {
+fn spawn(data: &Path, name: &str, join: Option<&str>, crash_at: Option<&str>) -> Process {
     let mut command = postrider();
+    command.envs(crash_at.map(|point| (CRASH_AT, point)));
     command.arg("agent").arg("--data").arg(data).arg("--name").arg(name);
     if let Some(join) = join {
         command.env("POSTRIDER_JOIN", join);
@@ -39,12 +40,24 @@ impl TestAgent {
     pub fn launch(join: &str, name: &str) -> Self {
         let folder = TempDir::new().unwrap();
         let data = folder.path().join("agent");
-        Self { process: spawn(&data, name, Some(join)), data, _folder: folder }
+        Self { process: spawn(&data, name, Some(join), None), data, _folder: folder }
     }
 
     /// Starts it again after its end.
     pub fn restart(&mut self, name: &str) {
+        self.restart_until(name, None);
+    }
+
+    /// The same for one that dies at this crash point, if there is one.
+    pub fn restart_until(&mut self, name: &str, crash_at: Option<&str>) {
         self.process.kill();
-        self.process = spawn(&self.data, name, None);
+        self.process = spawn(&self.data, name, None, crash_at);
+    }
+
+    /// How many deliveries its journal holds that the server has not let go of.
+    pub fn held(&self) -> u32 {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let journal = rusqlite::Connection::open_with_flags(self.data.join("journal.db"), flags).unwrap();
+        journal.query_row("SELECT count(*) FROM deliveries WHERE stored = 0", [], |row| row.get(0)).unwrap()
     }
 }

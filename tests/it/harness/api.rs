@@ -2,9 +2,13 @@
 
 use super::eventually::eventually;
 use hyper::{HeaderMap, Method, StatusCode};
-use postrider::http_client::{HttpClient, ServerUrl};
+use postrider::http_client::{HttpClient, HttpClientError, ServerUrl};
 use serde_json::{Value, json};
 use std::time::Duration;
+
+/// The states of what has ended.
+pub const ENDS: &[&str] =
+    &["succeeded", "failed", "timed_out", "cancelled", "interrupted", "expired", "refused", "lost"];
 
 /// A client with a token.
 #[derive(Clone)]
@@ -50,12 +54,36 @@ impl Reply {
 impl Api {
     /// Any request at all.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Reply {
+        self.try_request(method, path, headers, body).await.unwrap()
+    }
+
+    /// The same where the server may die before it answers.
+    pub async fn try_request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Result<Reply, HttpClientError> {
         let url = ServerUrl::parse(&self.url).unwrap();
-        let mut client = HttpClient::connect(&url).await.unwrap();
+        let mut client = HttpClient::connect(&url).await?;
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let patience = Duration::from_secs(300);
-        let answer = client.send(method, path, headers, body.into(), patience, 64 << 20).await.unwrap();
-        Reply { status: answer.status, headers: answer.headers, body: answer.body.to_vec() }
+        let answer = client.send(method, path, headers, body.into(), patience, 64 << 20).await?;
+        Ok(Reply { status: answer.status, headers: answer.headers, body: answer.body.to_vec() })
+    }
+
+    /// Submits under an idempotency key; none: the server died, or has no room now, and may be asked again.
+    pub async fn try_submit(&self, agent: &str, key: &str, body: &Value) -> Option<Value> {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        let path = format!("/api/agents/{agent}/command");
+        let reply = self.try_request("POST", &path, &headers, body.to_string().into_bytes()).await.ok()?;
+        if reply.status.is_server_error() {
+            return None;
+        }
+        assert!(reply.status.is_success(), "{:?}", String::from_utf8_lossy(&reply.body));
+        Some(reply.json())
     }
 
     /// A request with the token.

@@ -2,9 +2,12 @@
 
 pub mod agent;
 pub mod api;
+pub mod chance;
 pub mod cli;
 pub mod eventually;
 pub mod process;
 pub mod proxy;
 pub mod raw_agent;
+pub mod runs;
+pub mod scene;
 pub mod server;
