@@ -11,3 +11,4 @@ pub mod raw_agent;
 pub mod runs;
 pub mod scene;
 pub mod server;
+pub mod small_disk;
