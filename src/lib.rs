@@ -5,6 +5,7 @@
 
 // Floor 0: knows nothing of us.
 pub mod backoff;
+pub mod ballast;
 pub mod bell;
 pub mod clock;
 pub mod crash;

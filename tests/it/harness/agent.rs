@@ -12,22 +12,29 @@ pub struct TestAgent {
     /// Its data folder.
     pub data: PathBuf,
     _folder: TempDir,
+    // Elsewhere: the data folder's disk may be full.
+    log: TempDir,
 }
 
-fn spawn(data: &Path, name: &str, join: Option<&str>, crash_at: Option<&str>) -> Process {
+fn spawn(data: &Path, log: &Path, name: &str, join: Option<&str>, crash_at: Option<&str>) -> Process {
     let mut command = postrider();
     command.envs(crash_at.map(|point| (CRASH_AT, point)));
     command.arg("agent").arg("--data").arg(data).arg("--name").arg(name);
     if let Some(join) = join {
         command.env("POSTRIDER_JOIN", join);
     }
-    Process::spawn(command, data.with_extension("log"))
+    Process::spawn(command, log.join("agent.log"))
 }
 
 impl TestAgent {
     /// Enrolls at `api`'s server under `name` and waits until it is online.
     pub async fn start(api: &Api, name: &str) -> Self {
-        let agent = Self::launch(&api.join().await, name);
+        Self::start_in(TempDir::new().unwrap(), api, name).await
+    }
+
+    /// The same in this folder.
+    pub async fn start_in(folder: TempDir, api: &Api, name: &str) -> Self {
+        let agent = Self::launch_in(folder, &api.join().await, name);
         super::eventually::eventually(&format!("{name} enrolled and online"), || async {
             let reply = api.call("GET", &format!("/api/agents/{name}"), serde_json::Value::Null).await;
             (reply.status == 200 && reply.json()["online"] == true).then_some(())
@@ -38,9 +45,12 @@ impl TestAgent {
 
     /// Starts one with this join string and waits for nothing.
     pub fn launch(join: &str, name: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        let data = folder.path().join("agent");
-        Self { process: spawn(&data, name, Some(join), None), data, _folder: folder }
+        Self::launch_in(TempDir::new().unwrap(), join, name)
+    }
+
+    fn launch_in(folder: TempDir, join: &str, name: &str) -> Self {
+        let (data, log) = (folder.path().join("agent"), TempDir::new().unwrap());
+        Self { process: spawn(&data, log.path(), name, Some(join), None), data, _folder: folder, log }
     }
 
     /// Starts it again after its end.
@@ -51,7 +61,7 @@ impl TestAgent {
     /// The same for one that dies at this crash point, if there is one.
     pub fn restart_until(&mut self, name: &str, crash_at: Option<&str>) {
         self.process.kill();
-        self.process = spawn(&self.data, name, None, crash_at);
+        self.process = spawn(&self.data, self.log.path(), name, None, crash_at);
     }
 
     /// How many deliveries its journal holds that the server has not let go of.
