@@ -8,6 +8,7 @@ use crate::harness::server::{TestServer, owner_token};
 use crate::harness::small_disk::SmallDisk;
 use serde_json::json;
 use std::path::PathBuf;
+use std::process::Command;
 use tempfile::TempDir;
 
 #[tokio::test]
@@ -116,4 +117,64 @@ async fn a_log_that_cannot_be_written_stops_neither_server_nor_agent() {
     .await;
     let command = api.run("web-1", "true").await;
     api.until(&command, &["succeeded"]).await;
+}
+
+/// Files that nobody can write, not even root, until this is dropped.
+struct Immutable(Vec<PathBuf>);
+
+impl Immutable {
+    /// None, and a word about it: the file system or our rights do not let us.
+    fn make(files: &[PathBuf]) -> Option<Self> {
+        let made = Command::new("chattr").arg("+i").args(files).output().is_ok_and(|output| output.status.success());
+        if !made {
+            eprintln!("skipped: making a file immutable needs root and a file system that can");
+        }
+        made.then(|| Self(files.to_vec()))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").args(&self.0).output();
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_becomes_read_only_ends_the_server_and_what_was_answered_is_there() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("server");
+    let mut server = ServerProcess::start(&data, 0).await;
+    let api = server.api.clone();
+    Identity::enroll(&api, "web-1").await;
+    let mut answered = vec![api.run("web-1", "true").await];
+    let files = ["postrider.db", "postrider.db-wal"].map(|name| data.join(name));
+    let Some(immutable) = Immutable::make(&files) else { return };
+    let body = json!({ "command": "true" });
+    for number in 0..1000 {
+        match api.try_submit("web-1", &number.to_string(), &body).await {
+            Some(command) => answered.push(id(&command)),
+            None if api.try_request("GET", "/healthz", &[], Vec::new()).await.is_err() => break,
+            None => {}
+        }
+    }
+    assert_eq!(server.process.ended().await, Some(1));
+    let printed = server.process.printed();
+    assert!(printed.contains("the database cannot go on"), "{printed}");
+
+    // It does not start either, and says why.
+    let mut serve = postrider();
+    serve.arg("serve").arg("--data").arg(&data).args(["--listen", "127.0.0.1:0"]);
+    let mut refused = Process::spawn(serve, folder.path().join("refused.log"));
+    assert_eq!(refused.ended().await, Some(1));
+    let printed = refused.printed();
+    let last = printed.lines().last().unwrap();
+    println!("{last}");
+    assert!(last.starts_with("postrider: ") && last.contains("postrider.db"), "{printed}");
+
+    drop(immutable);
+    let server = ServerProcess::start(&data, 0).await;
+    let listed = server.api.get("/api/commands?limit=1000").await;
+    let mut listed: Vec<String> = listed["commands"].as_array().unwrap().iter().map(id).collect();
+    listed.reverse();
+    assert_eq!(listed, answered);
 }
