@@ -9,6 +9,7 @@ mod cancel_race;
 mod cli;
 mod cli_follow;
 mod cli_run;
+mod clock_jumps;
 mod crash_agent;
 mod crash_both;
 mod crash_server;

@@ -231,6 +231,9 @@ impl Writer {
     /// Looks at the outbox and sends what is not in flight, up to the window.
     async fn look(&mut self) -> Result<(), CloseReason> {
         self.poll_at = Instant::now() + self.poll_wait();
+        if self.session.standing.clock_was_set(self.app.store.clock.now_ms()) {
+            return Err(CloseReason::ClockStep);
+        }
         let claim = Claim {
             agent_seq: self.session.agent_seq,
             epoch: self.session.standing.epoch,
