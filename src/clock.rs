@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A wall clock with an offset that its clones share.
 ///
-/// The agent sets the offset to follow the server's clock; tests set it to move time. On the server it stays 0.
+/// Tests set the offset to move time; in use it stays 0.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     offset_ms: Arc<AtomicI64>,

@@ -5,8 +5,10 @@
 
 // Floor 0: knows nothing of us.
 pub mod backoff;
+pub mod ballast;
 pub mod bell;
 pub mod clock;
+pub mod crash;
 pub mod http_client;
 pub mod secret;
 pub mod tasks;

@@ -9,7 +9,7 @@ use postrider::cli::interrupt::Interrupts;
 use postrider::secret::Secret;
 use postrider::server::serve::ServeConfig;
 use std::future::Future;
-use std::io::{IsTerminal, Read};
+use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -128,6 +128,8 @@ fn start_log() {
     let filter = EnvFilter::try_from_env("POSTRIDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let stderr = std::io::stderr;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
+    // Or a full disk under the log would panic whoever logs: that error is told on standard error, too.
+    let log = log.log_internal_errors(false);
     let log = log.with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // The journal of systemd has times of its own.
     if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
@@ -135,6 +137,7 @@ fn start_log() {
 
 fn fail(error: &anyhow::Error) -> u8 {
     // Our errors tell their causes themselves.
-    eprintln!("postrider: {error}");
+    // `eprintln!` panics where it cannot be written.
+    let _ = writeln!(std::io::stderr(), "postrider: {error}");
     EXIT_ROLE_FAILED
 }

@@ -50,6 +50,9 @@ pub enum JournalError {
     /// The database or the disk under it says no.
     #[error("the journal cannot be used: {0}")]
     Sql(String),
+    /// The disk is full, and there is no ballast to give up.
+    #[error("the journal cannot be written: the disk is full")]
+    Full,
     /// Its thread has ended.
     #[error("the journal is closed")]
     Closed,
@@ -57,7 +60,10 @@ pub enum JournalError {
 
 impl From<rusqlite::Error> for JournalError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error.to_string())
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Sql(error.to_string()),
+        }
     }
 }
 
@@ -192,7 +198,7 @@ pub fn held(connection: &Connection) -> Result<Vec<Held>, JournalError> {
 /// Writes all of `ops` in one transaction: all or none.
 ///
 /// # Errors
-/// [`JournalError::Sql`]; then nothing is written.
+/// [`JournalError::Full`], [`JournalError::Sql`]; then nothing is written.
 pub fn write(connection: &mut Connection, ops: &[&Op]) -> Result<Vec<Done>, JournalError> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let done = ops.iter().map(|op| write_one(&transaction, op)).collect::<Result<Vec<_>, _>>()?;

@@ -1,9 +1,13 @@
 //! The journal's thread: owns the connection, turns what has queued up into one transaction and one fsync.
+//!
+//! On a full disk it gives up its ballast: outcomes must get into the journal, and the command that makes room too.
 
 use super::journal::{Done, Held, JournalError, Op, held, last_epoch, open, write};
 use super::place::place;
+use crate::ballast::Ballast;
 use rusqlite::Connection;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 
@@ -11,6 +15,12 @@ use tracing::error;
 const QUEUE_OPS_MAX: usize = 512;
 /// Operations of one transaction: bounds how long the first waits for the last.
 const BATCH_OPS_MAX: usize = 128;
+
+/// Size of the ballast, in bytes: room for the journal of some dozens of commands and for their output. A larger one is
+/// a burden on small endpoints, a smaller one may be gone before anybody has made room.
+const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
+/// How often it is seen to that the ballast is there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The way to the journal's thread. Clones share it; the thread ends when the last is dropped.
 #[derive(Clone, Debug)]
@@ -44,10 +54,11 @@ impl Journal {
         let connection = open(path)?;
         let last_epoch = last_epoch(&connection, &place(path))?;
         let held = held(&connection)?;
+        let ballast = Ballast::new(path.parent().unwrap_or(path), BALLAST_BYTES);
         let (queue, requests) = mpsc::channel(QUEUE_OPS_MAX);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || serve(connection, requests))
+            .spawn(move || serve(connection, &ballast, requests))
             .map_err(|error| JournalError::Sql(error.to_string()))?;
         Ok(Opened { journal: Self { queue }, held, last_epoch })
     }
@@ -55,7 +66,7 @@ impl Journal {
     /// Writes `op` and returns once it is on disk.
     ///
     /// # Errors
-    /// [`JournalError::Sql`]: nothing of it is written. [`JournalError::Closed`].
+    /// [`JournalError::Full`], [`JournalError::Sql`]: nothing of it is written. [`JournalError::Closed`].
     pub async fn write(&self, op: Op) -> Result<Done, JournalError> {
         let (answer, answered) = oneshot::channel();
         self.queue.send(Request { op, answer }).await.map_err(|_| JournalError::Closed)?;
@@ -63,8 +74,14 @@ impl Journal {
     }
 }
 
-fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
+fn serve(mut connection: Connection, ballast: &Ballast, mut requests: mpsc::Receiver<Request>) {
+    ballast.make(0);
+    let mut looked = Instant::now();
     while let Some(first) = requests.blocking_recv() {
+        if looked.elapsed() >= LOOK_EVERY {
+            ballast.make(0);
+            looked = Instant::now();
+        }
         let mut batch = vec![first];
         while batch.len() < BATCH_OPS_MAX
             && let Ok(request) = requests.try_recv()
@@ -72,7 +89,11 @@ fn serve(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
             batch.push(request);
         }
         let ops: Vec<&Op> = batch.iter().map(|request| &request.op).collect();
-        match write(&mut connection, &ops) {
+        let written = match write(&mut connection, &ops) {
+            Err(JournalError::Full) if ballast.give_up() => write(&mut connection, &ops),
+            written => written,
+        };
+        match written {
             Ok(done) => batch.into_iter().zip(done).for_each(|(request, done)| answer(request, Ok(done))),
             // One bad operation must not take the others with it.
             Err(_) if batch.len() > 1 => {

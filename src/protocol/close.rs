@@ -29,6 +29,8 @@ pub enum CloseReason {
     FrameTooLong,
     /// The server could not store what the agent reported; the agent keeps it and comes back.
     ServerStorage,
+    /// The server's clock was set: the agent learns the time anew when it comes back.
+    ClockStep,
     /// The agent is shutting down.
     AgentShutdown,
     /// The agent could not write its journal, so it can accept nothing.
@@ -41,7 +43,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons.
-    pub const ALL: [CloseReason; 15] = [
+    pub const ALL: [CloseReason; 16] = [
         CloseReason::Draining,
         CloseReason::Superseded,
         CloseReason::Revoked,
@@ -53,6 +55,7 @@ impl CloseReason {
         CloseReason::HelloTimeout,
         CloseReason::FrameTooLong,
         CloseReason::ServerStorage,
+        CloseReason::ClockStep,
         CloseReason::AgentShutdown,
         CloseReason::AgentStorage,
         CloseReason::ServerSilent,
@@ -75,6 +78,7 @@ impl CloseReason {
             CloseReason::HelloTimeout => 4009,
             CloseReason::FrameTooLong => 4010,
             CloseReason::ServerStorage => 4011,
+            CloseReason::ClockStep => 4012,
             CloseReason::AgentShutdown => 4020,
             CloseReason::AgentStorage => 4021,
             CloseReason::ServerSilent => 4022,
@@ -100,6 +104,7 @@ impl CloseReason {
             CloseReason::HelloTimeout => "hello_timeout",
             CloseReason::FrameTooLong => "frame_too_long",
             CloseReason::ServerStorage => "server_storage",
+            CloseReason::ClockStep => "clock_step",
             CloseReason::AgentShutdown => "agent_shutdown",
             CloseReason::AgentStorage => "agent_storage",
             CloseReason::ServerSilent => "server_silent",

@@ -16,6 +16,7 @@ use crate::store::op::Close;
 use crate::store::retain::{HISTORY_BYTES_MAX, HISTORY_MS_MAX, Retain};
 use crate::store::tokens::CreateToken;
 use crate::tasks::Tasks;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -195,7 +196,8 @@ impl Running {
 /// [`ServeError`].
 pub async fn serve(config: ServeConfig, stop: CancellationToken) -> Result<(), ServeError> {
     let running = start(config, Clock::system()).await?;
-    println!("listening on {}", running.url);
+    // Nobody may be there to read it; `println!` would panic.
+    let _ = writeln!(std::io::stdout(), "listening on {}", running.url);
     tokio::select! {
         () = stop.cancelled() => tracing::info!("draining"),
         () = running.failed() => tracing::error!("draining: the database cannot go on"),

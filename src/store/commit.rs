@@ -9,6 +9,7 @@ use super::error::StoreError;
 use super::handle::Watch;
 use super::op::{Apply, Done, Op};
 use crate::clock::Clock;
+use crate::crash;
 use crate::protocol::state::State;
 use rusqlite::Connection;
 use std::collections::BTreeSet;
@@ -51,6 +52,13 @@ pub struct Touched {
 }
 
 impl Touched {
+    /// A crash point of the groups that moved a delivery; the others come all the time.
+    fn crash_point(&self, name: &str) {
+        if !self.states.is_empty() {
+            crash::point(name);
+        }
+    }
+
     fn clear(&mut self) {
         let data_version = self.data_version;
         *self = Self { data_version, ..Self::default() };
@@ -80,6 +88,7 @@ impl Committer {
             let results = self.commit(&batch, &mut touched);
             let fatal = match &results {
                 Ok(_) => {
+                    touched.crash_point("store.committed");
                     // A group that changed nothing, such as a look that found nothing, needs no fsync and is not counted.
                     let written = (self.conn.total_changes() != changes).then(|| (batch.len(), begun.elapsed()));
                     self.watch.committed(written, &touched);
@@ -153,6 +162,7 @@ impl Committer {
         touched.clear();
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let results = self.apply_all(jobs, touched).and_then(|results| {
+            touched.crash_point("store.before_commit");
             self.conn.prepare_cached("COMMIT")?.execute([])?;
             Ok(results)
         });

@@ -5,9 +5,8 @@
 //! can then not even delete, because that needs space first. The ballast is made again when there is room.
 
 use super::handle::Watch;
+use crate::ballast::{Ballast, free_bytes};
 use rusqlite::Connection;
-use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,7 +43,7 @@ impl Default for DiskLimits {
 /// Quota and ballast of one data folder.
 pub struct Disk {
     folder: PathBuf,
-    ballast: PathBuf,
+    ballast: Ballast,
     limits: DiskLimits,
     looked: Option<Instant>,
     refusal: Option<String>,
@@ -55,10 +54,9 @@ pub struct Disk {
 impl Disk {
     /// For the database in `folder`. Makes the ballast if there is room.
     pub fn new(folder: &Path, limits: DiskLimits) -> Self {
-        let ballast = folder.join("ballast");
-        let disk = Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None, full: false };
-        disk.make_ballast();
-        disk
+        let ballast = Ballast::new(folder, limits.ballast_bytes);
+        ballast.make(limits.free_bytes_min);
+        Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None, full: false }
     }
 
     /// Why submissions are refused at present, if they are.
@@ -86,7 +84,7 @@ impl Disk {
                 self.limits.free_bytes_min
             ))
         } else {
-            let made = self.make_ballast();
+            let made = self.ballast.make(self.limits.free_bytes_min);
             self.full &= !made;
             self.full.then(|| FULL.to_owned())
         };
@@ -95,10 +93,7 @@ impl Disk {
 
     /// The disk is full: removes the ballast. False: it was gone already.
     pub fn give_up_ballast(&mut self, watch: &Watch) -> bool {
-        let given = fs::remove_file(&self.ballast).is_ok();
-        if given {
-            tracing::error!("the disk is full: the ballast file was given up so that outcomes can still be stored");
-        }
+        let given = self.ballast.give_up();
         self.full = true;
         self.set_refusal(Some(FULL.to_owned()), watch);
         given
@@ -114,32 +109,6 @@ impl Disk {
         self.refusal.clone_from(&refusal);
         watch.set_refusal(refusal);
     }
-
-    /// Makes the ballast where it is missing and leaves enough room beside it. Real bytes: a sparse file holds nothing.
-    /// False: it is not there.
-    fn make_ballast(&self) -> bool {
-        let enough = free_bytes(&self.folder)
-            .is_none_or(|free| free > self.limits.free_bytes_min.saturating_add(2 * self.limits.ballast_bytes));
-        let there = fs::metadata(&self.ballast).is_ok_and(|file| file.len() >= self.limits.ballast_bytes);
-        if there || !enough {
-            return there;
-        }
-        let made = fs::File::create(&self.ballast).and_then(|mut file| {
-            let block = vec![0xB5_u8; 64 * 1024];
-            let mut left = self.limits.ballast_bytes;
-            while left > 0 {
-                let bytes = usize::try_from(left).unwrap_or(block.len()).min(block.len());
-                file.write_all(&block[..bytes])?;
-                left -= bytes as u64;
-            }
-            file.sync_all()
-        });
-        if let Err(error) = &made {
-            tracing::warn!(%error, "the ballast file cannot be made");
-            let _ = fs::remove_file(&self.ballast);
-        }
-        made.is_ok()
-    }
 }
 
 /// Bytes that the database uses: its pages without the free ones.
@@ -150,15 +119,4 @@ pub fn database_bytes(conn: &Connection) -> rusqlite::Result<u64> {
     let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let used = pragma("page_count")?.saturating_sub(pragma("freelist_count")?);
     Ok(u64::try_from(used.saturating_mul(pragma("page_size")?)).unwrap_or(0))
-}
-
-#[cfg(unix)]
-fn free_bytes(folder: &Path) -> Option<u64> {
-    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
-    Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_folder: &Path) -> Option<u64> {
-    None
 }

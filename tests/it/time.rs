@@ -1,8 +1,9 @@
 //! What ends by time, with a clock that tests move: expiry, loss, cancels, and a clock that goes back.
 
 use crate::harness::api::{events, id};
-use crate::harness::raw_agent::{Identity, RawAgent, success};
+use crate::harness::raw_agent::{Identity, RawAgent, close_code, success};
 use crate::harness::server::TestServer;
+use postrider::protocol::close::CloseReason;
 use postrider::protocol::frame::{AgentFrame, JournalEntry, ServerFrame};
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::outcome::Outcome;
@@ -143,11 +144,14 @@ async fn a_clock_that_goes_back_an_hour_stops_nothing() {
     server.clock.set_offset_ms(-3_600_000);
     agent.complete(delivery).await;
     server.api.until(&before, &["succeeded"]).await;
+    // Its idea of the time is wrong now: before it is given anything it has to learn it anew.
     let during = server.api.run("web-1", "true").await;
-    let (delivery, _) = agent.dispatched().await;
+    assert_eq!(close_code(&mut agent.socket).await, Some(CloseReason::ClockStep.code()));
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let (delivery, attempt) = agent.dispatched().await;
+    assert_eq!(attempt, 1);
     agent.complete(delivery).await;
     server.api.until(&during, &["succeeded"]).await;
-    let mut agent = RawAgent::connect(&server.api, &identity).await;
     assert_eq!(server.api.until_online("web-1", true).await["epoch"], agent.epoch());
     let held = server.api.run("web-1", "true").await;
     let (delivery, _) = agent.dispatched().await;

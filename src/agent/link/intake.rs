@@ -7,6 +7,7 @@ use super::fetch::{FetchError, fetch};
 use crate::agent::board::{Arrival, Phase};
 use crate::agent::journal::{Done, Entry, Op};
 use crate::agent::runner::queue::{Runner, Slot, cancelled_before, expired};
+use crate::crash;
 use crate::http_client::ServerUrl;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, JOURNAL_ENTRIES_MAX};
 use crate::protocol::ids::DeliveryId;
@@ -114,7 +115,9 @@ impl Intake {
             Verdict::End(outcome) => Entry::Ended(outcome.clone()),
         };
         let accept = Op::Accept { delivery, attempt: dispatch.attempt, spec: document.to_vec(), not_after_ms, entry };
+        crash::point("agent.dispatched");
         let done = self.runner.journal.write(accept).await;
+        crash::point("agent.accepted");
         match done {
             Ok(Done::Written) => self.go_on(delivery, verdict, cancel),
             // A server that was restored from a backup asks again: it gets the old outcome, without output.

@@ -14,6 +14,7 @@ use crate::agent::journal_thread::Journal;
 use crate::agent::server_time::ServerTime;
 use crate::agent::spool::{self, Spool};
 use crate::backoff::Backoff;
+use crate::crash;
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::outcome::Outcome;
 use crate::protocol::spec::{OUTPUT_BYTES_MAX, Spec};
@@ -228,6 +229,7 @@ impl Runner {
         let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
         let launch = Launch { spec, grace_ms };
         let Slot { _permit, process } = slot;
+        crash::point("agent.started");
         let (process, orders) = match self.supervising(process).await {
             Ok(prepared) => prepared,
             Err(error) => return not_started(&format!("its supervising process could not be started: {error}")),
@@ -244,7 +246,9 @@ impl Runner {
         drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), teller, sender)));
         // An order must not overtake the launch. It is not told when the child is gone; then there is nobody to order.
         let _ = told.await;
+        crash::point("agent.spawned");
         let end = self.follow(&orders, ended, cancel).await;
+        crash::point("agent.ended");
         spool.settle();
         outcome(end, &launch.spec, &spool)
     }
@@ -274,6 +278,7 @@ impl Runner {
         if !self.write_surely(delivery, Op::Finish(delivery, outcome.clone())).await {
             return;
         }
+        crash::point("agent.outcome");
         let discard = self.board.line(delivery).is_some_and(|line| line.discard);
         self.board.set_phase(delivery, Phase::Ended(outcome));
         if discard {
@@ -323,6 +328,7 @@ impl Runner {
             warn!("delivery {delivery} cannot be forgotten now: {why}");
             return;
         }
+        crash::point("agent.forgotten");
         self.board.remove(delivery);
         let folder = Arc::clone(&self.spool_folder);
         let removed = tokio::task::spawn_blocking(move || spool::remove(&folder, delivery)).await;

@@ -89,6 +89,7 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
             copied, moved, restored or emptied; two hosts must not share one: revoke the agent and enroll each anew");
     }
     let now_ms = app.store.clock.now_ms();
+    let standing = Arc::new(Standing::new(begun.epoch, now_ms));
     let keepalive = &app.keepalive;
     let welcome = ServerFrame::Welcome {
         epoch: begun.epoch,
@@ -100,7 +101,6 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
         journal: begun.verdicts,
     };
     send(app, socket, &welcome).await?;
-    let standing = Arc::new(Standing::new(begun.epoch, now_ms));
     Ok(Session { agent_seq: key.seq, name: key.name, standing })
 }
 

@@ -6,6 +6,7 @@
 
 use super::handshake::Session;
 use super::writer::Note;
+use crate::crash;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, FACTS_BYTES_MAX, FrameError, decode};
 use crate::protocol::ids::DeliveryId;
@@ -193,8 +194,14 @@ impl Reader {
         })?;
         match committed {
             Committed::Quiet => Ok(()),
-            Committed::Accepted(delivery, Progress::Done) => self.note(Note::Accepted(delivery)).await,
-            Committed::Finished(delivery, Progress::Done) => self.note(Note::Stored(delivery)).await,
+            Committed::Accepted(delivery, Progress::Done) => {
+                crash::point("session.accepted");
+                self.note(Note::Accepted(delivery)).await
+            }
+            Committed::Finished(delivery, Progress::Done) => {
+                crash::point("session.finished");
+                self.note(Note::Stored(delivery)).await
+            }
             Committed::Other(_, Progress::Done) => Ok(()),
             Committed::Accepted(delivery, Progress::Ended) | Committed::Other(delivery, Progress::Ended) => {
                 self.note(Note::Ended(delivery)).await

@@ -6,6 +6,7 @@
 
 use super::handshake::{CLOSE_TIMEOUT, Session, close_frame};
 use crate::backoff::jitter;
+use crate::crash;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{ErrorFrame, FRAME_BYTES_MAX, ServerFrame, encode};
 use crate::protocol::ids::DeliveryId;
@@ -233,6 +234,9 @@ impl Writer {
     /// Looks at the outbox and sends what is not in flight, up to the window.
     async fn look(&mut self) -> Result<(), CloseReason> {
         self.poll_at = Instant::now() + self.poll_wait();
+        if self.session.standing.clock_was_set(self.app.store.clock.now_ms()) {
+            return Err(CloseReason::ClockStep);
+        }
         let claim = Claim {
             agent_seq: self.session.agent_seq,
             epoch: self.session.standing.epoch,
@@ -267,6 +271,7 @@ impl Writer {
         // In flight from before the write: an answer may come while it is still under way.
         self.in_flight.insert(delivery, Instant::now());
         self.write(Message::text(dispatch_frame(row))).await?;
+        crash::point("session.dispatched");
         if fresh {
             self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
         }

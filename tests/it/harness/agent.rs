@@ -1,7 +1,7 @@
 //! A real agent as a process.
 
 use super::api::Api;
-use super::process::{Process, postrider};
+use super::process::{CRASH_AT, Process, postrider};
 use super::proxy::Proxy;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -15,21 +15,29 @@ pub struct TestAgent {
     /// Its data folder.
     pub data: PathBuf,
     _folder: TempDir,
+    // Elsewhere: the data folder's disk may be full.
+    log: TempDir,
 }
 
-fn spawn(data: &Path, name: &str, join: Option<&str>) -> Process {
+fn spawn(data: &Path, log: &Path, name: &str, join: Option<&str>, crash_at: Option<&str>) -> Process {
     let mut command = postrider();
+    command.envs(crash_at.map(|point| (CRASH_AT, point)));
     command.arg("agent").arg("--data").arg(data).arg("--name").arg(name);
     if let Some(join) = join {
         command.env("POSTRIDER_JOIN", join);
     }
-    Process::spawn(command, data.with_extension("log"))
+    Process::spawn(command, log.join("agent.log"))
 }
 
 impl TestAgent {
     /// Enrolls at `api`'s server under `name` and waits until it is online.
     pub async fn start(api: &Api, name: &str) -> Self {
-        let agent = Self::launch(&api.join().await, name);
+        Self::start_in(TempDir::new().unwrap(), api, name).await
+    }
+
+    /// The same in this folder.
+    pub async fn start_in(folder: TempDir, api: &Api, name: &str) -> Self {
+        let agent = Self::launch_in(folder, &api.join().await, name);
         agent.online(api, name).await;
         agent
     }
@@ -63,9 +71,12 @@ impl TestAgent {
 
     /// Starts one with this join string and waits for nothing.
     pub fn launch(join: &str, name: &str) -> Self {
-        let folder = TempDir::new().unwrap();
-        let data = folder.path().join("agent");
-        Self { process: spawn(&data, name, Some(join)), data, _folder: folder }
+        Self::launch_in(TempDir::new().unwrap(), join, name)
+    }
+
+    fn launch_in(folder: TempDir, join: &str, name: &str) -> Self {
+        let (data, log) = (folder.path().join("agent"), TempDir::new().unwrap());
+        Self { process: spawn(&data, log.path(), name, Some(join), None), data, _folder: folder, log }
     }
 
     /// Copies the data folder as it is now, as a cloned disk would; starts nothing.
@@ -79,12 +90,25 @@ impl TestAgent {
     /// Starts one on a folder that has a copy of a data folder, and waits for nothing.
     pub fn on_copy(folder: TempDir, name: &str) -> Self {
         let data = folder.path().join("agent");
-        Self { process: spawn(&data, name, None), data, _folder: folder }
+        let log = TempDir::new().unwrap();
+        Self { process: spawn(&data, log.path(), name, None, None), data, _folder: folder, log }
     }
 
     /// Starts it again after its end.
     pub fn restart(&mut self, name: &str) {
+        self.restart_until(name, None);
+    }
+
+    /// The same for one that dies at this crash point, if there is one.
+    pub fn restart_until(&mut self, name: &str, crash_at: Option<&str>) {
         self.process.kill();
-        self.process = spawn(&self.data, name, None);
+        self.process = spawn(&self.data, self.log.path(), name, None, crash_at);
+    }
+
+    /// How many deliveries its journal holds that the server has not let go of.
+    pub fn held(&self) -> u32 {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let journal = rusqlite::Connection::open_with_flags(self.data.join("journal.db"), flags).unwrap();
+        journal.query_row("SELECT count(*) FROM deliveries WHERE stored = 0", [], |row| row.get(0)).unwrap()
     }
 }

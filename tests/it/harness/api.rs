@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 use std::future::Future;
 use std::time::Duration;
 
+/// The states of what has ended.
+pub const ENDS: &[&str] =
+    &["succeeded", "failed", "timed_out", "cancelled", "interrupted", "expired", "refused", "lost"];
+
 /// A client with a token.
 #[derive(Clone)]
 pub struct Api {
@@ -73,6 +77,19 @@ impl Api {
         let patience = Duration::from_secs(300);
         let answer = client.send(method, path, headers, body.into(), patience, 64 << 20).await?;
         Ok(Reply { status: answer.status, headers: answer.headers, body: answer.body.to_vec() })
+    }
+
+    /// Submits under an idempotency key; none: the server died, or has no room now, and may be asked again.
+    pub async fn try_submit(&self, agent: &str, key: &str, body: &Value) -> Option<Value> {
+        let bearer = format!("Bearer {}", self.token);
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        let path = format!("/api/agents/{agent}/command");
+        let reply = self.try_request("POST", &path, &headers, body.to_string().into_bytes()).await.ok()?;
+        if reply.status.is_server_error() {
+            return None;
+        }
+        assert!(reply.status.is_success(), "{:?}", String::from_utf8_lossy(&reply.body));
+        Some(reply.json())
     }
 
     /// A request with the token.

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 /// Beyond this a test has failed: far more than anything needs on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(20);
+/// Between two tries.
+pub const PAUSE: Duration = Duration::from_millis(20);
 
 /// Tries until `look` gives something.
 pub async fn eventually<T, F, Fut>(what: &str, mut look: F) -> T

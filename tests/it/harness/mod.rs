@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod chance;
 pub mod cli;
 pub mod eventually;
 pub mod fleet;
@@ -9,4 +10,7 @@ pub mod lane;
 pub mod process;
 pub mod proxy;
 pub mod raw_agent;
+pub mod runs;
+pub mod scene;
 pub mod server;
+pub mod small_disk;

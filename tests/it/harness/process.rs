@@ -7,6 +7,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+/// Names the point at which a debug build dies.
+pub const CRASH_AT: &str = "POSTRIDER_CRASH_AT";
+
 /// The binary under test.
 pub fn binary() -> &'static str {
     env!("CARGO_BIN_EXE_postrider")
@@ -15,7 +18,7 @@ pub fn binary() -> &'static str {
 /// A command of the binary without the environment's settings.
 pub fn postrider() -> Command {
     let mut command = Command::new(binary());
-    for name in ["POSTRIDER_SERVER", "POSTRIDER_TOKEN", "POSTRIDER_DATA", "POSTRIDER_JOIN", "POSTRIDER_LOG"] {
+    for name in ["POSTRIDER_SERVER", "POSTRIDER_TOKEN", "POSTRIDER_DATA", "POSTRIDER_JOIN", "POSTRIDER_LOG", CRASH_AT] {
         command.env_remove(name);
     }
     command.env("XDG_CONFIG_HOME", "/nonexistent").env("HOME", "/nonexistent").stdin(Stdio::null());
@@ -64,6 +67,14 @@ impl Process {
         .code()
     }
 
+    /// Whether it has ended; it died as after `kill -9` then.
+    pub fn has_died(&mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let Some(status) = self.child.try_wait().unwrap() else { return false };
+        assert_eq!(status.signal(), Some(9), "{status}: {}", self.printed());
+        true
+    }
+
     /// What it has printed.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -87,7 +98,13 @@ pub struct ServerProcess {
 impl ServerProcess {
     /// Starts one on `data`, on a free port or on the given one, and waits until it listens.
     pub async fn start(data: &Path, port: u16) -> Self {
+        Self::start_until(data, port, None).await
+    }
+
+    /// The same for one that dies at this crash point, if there is one.
+    pub async fn start_until(data: &Path, port: u16, crash_at: Option<&str>) -> Self {
         let mut command = postrider();
+        command.envs(crash_at.map(|point| (CRASH_AT, point)));
         command.arg("serve").arg("--data").arg(data).arg("--listen").arg(format!("127.0.0.1:{port}"));
         let _ = std::fs::remove_file(data.join("listen"));
         Self::attach(Process::spawn(command, data.with_extension("log")), data).await

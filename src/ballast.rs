@@ -1,0 +1,71 @@
+//! A file that only takes room, to be given up when the disk is full: SQLite needs room even to delete.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// The file. It may be there or not.
+#[derive(Debug)]
+pub struct Ballast {
+    folder: PathBuf,
+    file: PathBuf,
+    bytes: u64,
+}
+
+impl Ballast {
+    /// Of this size, in this folder. Does not make it.
+    pub fn new(folder: &Path, bytes: u64) -> Self {
+        Self { folder: folder.to_owned(), file: folder.join("ballast"), bytes }
+    }
+
+    /// Makes it where it is missing and leaves its own size and `spare_bytes` free beside it. False: it is not there.
+    pub fn make(&self, spare_bytes: u64) -> bool {
+        let needed = spare_bytes.saturating_add(2 * self.bytes);
+        let enough = free_bytes(&self.folder).is_none_or(|free| free > needed);
+        let there = fs::metadata(&self.file).is_ok_and(|file| file.len() >= self.bytes);
+        if there || !enough {
+            return there;
+        }
+        if let Err(error) = self.write() {
+            tracing::warn!(%error, "the ballast file cannot be made");
+            let _ = fs::remove_file(&self.file);
+            return false;
+        }
+        true
+    }
+
+    /// Real bytes: a sparse file holds nothing.
+    fn write(&self) -> io::Result<()> {
+        let mut file = File::create(&self.file)?;
+        let block = vec![0xB5_u8; 64 * 1024];
+        let mut left = self.bytes;
+        while left > 0 {
+            let bytes = usize::try_from(left).unwrap_or(block.len()).min(block.len());
+            file.write_all(&block[..bytes])?;
+            left -= bytes as u64;
+        }
+        file.sync_all()
+    }
+
+    /// Gives its room away. False: it was gone already.
+    pub fn give_up(&self) -> bool {
+        let given = fs::remove_file(&self.file).is_ok();
+        if given {
+            tracing::error!("the disk is full: the ballast file was given up so that outcomes can still be written");
+        }
+        given
+    }
+}
+
+/// What this folder's disk has left for us, in bytes; none: not known.
+#[cfg(unix)]
+pub fn free_bytes(folder: &Path) -> Option<u64> {
+    let stat = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// What this folder's disk has left for us, in bytes; none: not known.
+#[cfg(not(unix))]
+pub fn free_bytes(_folder: &Path) -> Option<u64> {
+    None
+}

@@ -1,0 +1,44 @@
+//! Points at which a test ends this process as `kill -9` would: nothing is flushed, nothing is dropped.
+//!
+//! `POSTRIDER_CRASH_AT=agent.accepted` names the point, `agent.accepted:5` its fifth pass. Debug builds only: in a
+//! release build a point is nothing, so no environment variable can end a server that is in use.
+
+/// The process ends here if the environment says so.
+#[cfg(all(debug_assertions, unix))]
+pub fn point(name: &str) {
+    use nix::sys::signal::{Signal, kill};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static PASSES: AtomicU32 = AtomicU32::new(0);
+    let wanted = WANTED.get_or_init(|| std::env::var("POSTRIDER_CRASH_AT").ok().map(|text| parse(&text)));
+    if let Some((point, pass)) = wanted
+        && point == name
+        && PASSES.fetch_add(1, Ordering::Relaxed) + 1 == *pass
+    {
+        let _ = kill(nix::unistd::getpid(), Signal::SIGKILL);
+    }
+}
+
+/// Nothing.
+#[cfg(not(all(debug_assertions, unix)))]
+#[inline(always)]
+pub fn point(_name: &str) {}
+
+#[cfg(all(debug_assertions, unix))]
+fn parse(text: &str) -> (String, u32) {
+    let (point, pass) = text.split_once(':').unwrap_or((text, "1"));
+    (point.to_owned(), pass.parse().unwrap_or(1))
+}
+
+#[cfg(all(test, debug_assertions, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_has_a_name_and_may_have_a_pass() {
+        assert_eq!(parse("agent.accepted"), ("agent.accepted".to_owned(), 1));
+        assert_eq!(parse("agent.accepted:5"), ("agent.accepted".to_owned(), 5));
+    }
+}
