@@ -18,6 +18,7 @@ mod harness;
 mod history;
 mod identity;
 mod links;
+mod model;
 mod quota;
 mod reconnect;
 mod restore;
