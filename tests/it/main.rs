@@ -30,6 +30,7 @@ mod identity;
 mod late_frames;
 mod links;
 mod lost_frames;
+mod model;
 mod proxy;
 mod quota;
 mod reconnect;
