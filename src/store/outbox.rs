@@ -30,8 +30,6 @@ pub const ATTEMPTS_TOLD: u32 = 20;
 /// What it found.
 #[derive(Debug, Default)]
 pub struct Claimed {
-    /// The agent's journal has this session's epoch; before that there is nothing else here.
-    pub ready: bool,
     /// To dispatch now, oldest first, at most as many as there is room for.
     pub rows: Vec<OutboxRow>,
     /// There are more rows than there was room for.
@@ -74,7 +72,7 @@ impl Claim {
             return Err(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() });
         }
         let connected_ms = fence(apply, self.agent_seq, self.epoch)?;
-        let mut claimed = Claimed { ready, ..Claimed::default() };
+        let mut claimed = Claimed::default();
         if !ready {
             return Ok(claimed);
         }

@@ -161,7 +161,6 @@ impl Ready {
         const SQL: &str = "UPDATE agents SET ready_epoch = epoch WHERE seq = ?1";
         fence(apply, self.agent_seq, self.epoch)?;
         apply.conn.prepare_cached(SQL)?.execute([self.agent_seq])?;
-        apply.touched.agents.insert(self.agent_seq);
         Ok(())
     }
 }

@@ -329,9 +329,12 @@ async fn a_second_hello_is_unexpected() {
     let (mut socket, nonce, id) = dial(address(&server)).await;
     let hello = Message::text(encode(&identity.hello(&nonce, id, Vec::new())));
     socket.send(hello.clone()).await.unwrap();
+    socket.send(Message::text(encode(&AgentFrame::Ready))).await.unwrap();
     let welcome = crate::harness::raw_agent::next_frame(&mut socket).await.unwrap();
     let mut agent = RawAgent { socket, welcome };
     agent.send_message(hello).await;
+    assert_eq!(agent.error().await, "unexpected");
+    agent.send(&AgentFrame::Ready).await;
     assert_eq!(agent.error().await, "unexpected");
     assert_eq!(server.api.get("/api/agents/web-1").await["epoch"], 1);
     server.stop().await;

@@ -1,4 +1,4 @@
-//! Challenge, hello, welcome.
+//! Challenge, hello, welcome, ready.
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{
@@ -10,7 +10,7 @@ use crate::server::presence::Standing;
 use crate::server::upgrade::Socket;
 use crate::store::agents::AgentKey;
 use crate::store::error::StoreError;
-use crate::store::session::BeginSession;
+use crate::store::session::{BeginSession, Ready};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt, StreamExt};
@@ -18,8 +18,8 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 /// What is logged of a connection that becomes no session.
 pub const HELLO_LOG: &str = "a connection was not authenticated";
@@ -49,13 +49,43 @@ pub fn close_frame(reason: CloseReason) -> Message {
 /// # Errors
 /// Why the connection was closed.
 pub async fn handshake(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
+    until_stop(app, socket, async |socket| authenticate(app, socket).await).await
+}
+
+/// Waits until the agent has the session's epoch in its journal: before that nothing is dispatched to it.
+///
+/// # Errors
+/// Why the connection was closed.
+pub async fn ready(app: &App, socket: &mut Socket, session: &Session) -> Result<(), CloseReason> {
+    until_stop(app, socket, async |socket| {
+        match timeout(app.keepalive.accept_timeout, receive(socket)).await {
+            Ok(Ok(AgentFrame::Ready)) => {}
+            Ok(Ok(_)) => return Err(CloseReason::ProtocolError),
+            Ok(Err(reason)) => return Err(reason),
+            Err(_) => return Err(CloseReason::AcceptTimeout),
+        }
+        let ready = Ready { agent_seq: session.agent_seq, epoch: session.standing.epoch };
+        app.store.write(ready).await.map_err(|error| match error {
+            StoreError::Fenced => CloseReason::Superseded,
+            error => {
+                tracing::warn!(agent = %session.name, %error, "a session could not go on");
+                CloseReason::ServerStorage
+            }
+        })
+    })
+    .await
+}
+
+/// Does a part of the handshake, unless the server stops meanwhile; says goodbye if it does not come off.
+async fn until_stop<T>(
+    app: &App,
+    socket: &mut Socket,
+    part: impl AsyncFnOnce(&mut Socket) -> Result<T, CloseReason>,
+) -> Result<T, CloseReason> {
     let stop = app.tasks.stop_token();
-    let result = tokio::select! {
-        result = authenticate(app, socket) => result,
-        () = stop.cancelled() => Err(CloseReason::Draining),
-    };
-    if let Err(reason) = result {
-        let _ = timeout(CLOSE_TIMEOUT, socket.send(close_frame(reason))).await;
+    let result = stop.run_until_cancelled(part(socket)).await.unwrap_or(Err(CloseReason::Draining));
+    if let Err(reason) = &result {
+        let _ = timeout(CLOSE_TIMEOUT, socket.send(close_frame(*reason))).await;
     }
     result
 }
@@ -121,20 +151,24 @@ async fn send(app: &App, socket: &mut Socket, frame: &ServerFrame) -> Result<(),
 }
 
 async fn receive_hello(socket: &mut Socket) -> Result<Hello, CloseReason> {
+    match receive(socket).await? {
+        AgentFrame::Hello(hello) if hello.journal.len() <= JOURNAL_ENTRIES_MAX && hello.last_epoch <= EPOCH_MAX => {
+            Ok(hello)
+        }
+        _ => Err(CloseReason::ProtocolError),
+    }
+}
+
+async fn receive(socket: &mut Socket) -> Result<AgentFrame, CloseReason> {
     loop {
         match socket.next().await {
-            Some(Ok(Message::Text(text))) => match decode::<AgentFrame>(&text) {
-                Ok(AgentFrame::Hello(hello))
-                    if hello.journal.len() <= JOURNAL_ENTRIES_MAX && hello.last_epoch <= EPOCH_MAX =>
-                {
-                    return Ok(hello);
-                }
-                _ => return Err(CloseReason::ProtocolError),
-            },
+            Some(Ok(Message::Text(text))) => return decode(&text).map_err(|_| CloseReason::ProtocolError),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Close(Some(frame)))) => return Err(CloseReason::from_code(frame.code.into())),
+            Some(Ok(Message::Close(None))) | None => return Err(CloseReason::ConnectionLost),
             Some(Ok(_)) => return Err(CloseReason::ProtocolError),
-            Some(Err(tokio_tungstenite::tungstenite::Error::Capacity(_))) => return Err(CloseReason::FrameTooLong),
-            Some(Err(_)) | None => return Err(CloseReason::ConnectionLost),
+            Some(Err(SocketError::Capacity(_))) => return Err(CloseReason::FrameTooLong),
+            Some(Err(_)) => return Err(CloseReason::ConnectionLost),
         }
     }
 }

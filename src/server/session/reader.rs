@@ -18,7 +18,6 @@ use crate::store::error::StoreError;
 use crate::store::op::Operation;
 use crate::store::output::AppendOutput;
 use crate::store::progress::{Accept, Finish, Progress, Report, Start};
-use crate::store::session::Ready;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, SplitStream};
 use futures_util::{FutureExt, StreamExt};
@@ -38,7 +37,7 @@ enum Committed {
     Accepted(DeliveryId, Progress),
     Finished(DeliveryId, Progress),
     Other(DeliveryId, Progress),
-    Quiet,
+    Facts,
 }
 
 type Pending = BoxFuture<'static, Result<Committed, StoreError>>;
@@ -133,10 +132,6 @@ impl Reader {
         let report =
             |delivery| Report { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, delivery };
         match frame {
-            AgentFrame::Ready => {
-                let operation = Ready { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch };
-                self.queue(operation, |()| Committed::Quiet).await
-            }
             AgentFrame::Accepted { delivery } => {
                 let operation = Accept(report(delivery));
                 self.queue(operation, move |progress| Committed::Accepted(delivery, progress)).await
@@ -158,9 +153,9 @@ impl Reader {
                 }
                 let operation =
                     StoreFacts { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, facts };
-                self.queue(operation, |()| Committed::Quiet).await
+                self.queue(operation, |()| Committed::Facts).await
             }
-            AgentFrame::Hello(_) => {
+            AgentFrame::Hello(_) | AgentFrame::Ready => {
                 let message = "the session has begun already".to_owned();
                 self.fault(ErrorFrame { code: "unexpected".to_owned(), message }).await
             }
@@ -193,7 +188,7 @@ impl Reader {
             }
         })?;
         match committed {
-            Committed::Quiet => Ok(()),
+            Committed::Facts => Ok(()),
             Committed::Accepted(delivery, Progress::Done) => {
                 crash::point("session.accepted");
                 self.note(Note::Accepted(delivery)).await

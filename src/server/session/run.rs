@@ -1,6 +1,6 @@
 //! A session from its first frame to its end.
 
-use super::handshake::{HELLO_LOG, handshake};
+use super::handshake::{HELLO_LOG, Session, handshake, ready};
 use super::reader::Reader;
 use super::writer::{NOTES_MAX, Writer};
 use crate::protocol::close::CloseReason;
@@ -25,21 +25,14 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     };
     let standing = Arc::clone(&session.standing);
     let (agent, name, epoch) = (session.agent_seq, session.name.clone(), standing.epoch);
-    app.presence.begin(agent, &standing);
-    tracing::info!(%peer, agent = %name, epoch, "agent connected");
-    let (sink, stream) = socket.split();
-    let (notes, noted) = mpsc::channel(NOTES_MAX);
-    let (ended, writer_ended) = oneshot::channel();
-    let writer = Writer::new(Arc::clone(&app), session.clone(), sink, noted);
-    app.tasks.spawn("writer", async move {
-        writer.run().await;
-        let _ = ended.send(());
-    });
-    let cause = Reader::new(Arc::clone(&app), session, stream, notes).run().await;
-    standing.end(cause);
-    let _ = writer_ended.await;
+    match ready(&app, &mut socket, &session).await {
+        Ok(()) => {
+            tracing::info!(%peer, agent = %name, epoch, "agent connected");
+            converse(&app, socket, session).await;
+        }
+        Err(reason) => standing.end(reason),
+    }
     let reason = standing.reason();
-    app.presence.end(agent, epoch);
     match reason {
         CloseReason::Draining | CloseReason::AgentShutdown => {
             tracing::info!(agent = %name, epoch, %reason, "agent left")
@@ -54,4 +47,23 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
         tracing::warn!(%error, "the end of a session could not be stored");
     }
     drop(connection);
+}
+
+/// Both halves, until the session ends. The agent is online meanwhile.
+async fn converse(app: &Arc<App>, socket: Socket, session: Session) {
+    let standing = Arc::clone(&session.standing);
+    let agent = session.agent_seq;
+    app.presence.begin(agent, &standing);
+    let (sink, stream) = socket.split();
+    let (notes, noted) = mpsc::channel(NOTES_MAX);
+    let (ended, writer_ended) = oneshot::channel();
+    let writer = Writer::new(Arc::clone(app), session.clone(), sink, noted);
+    app.tasks.spawn("writer", async move {
+        writer.run().await;
+        let _ = ended.send(());
+    });
+    let cause = Reader::new(Arc::clone(app), session, stream, notes).run().await;
+    standing.end(cause);
+    let _ = writer_ended.await;
+    app.presence.end(agent, standing.epoch);
 }

@@ -64,8 +64,6 @@ pub struct Writer {
     session: Session,
     sink: SplitSink<Socket, Message>,
     notes: mpsc::Receiver<Note>,
-    /// The agent has not said yet that it is ready for deliveries: since when.
-    unready: Option<Instant>,
     /// Dispatched on this connection and not accepted yet: when.
     in_flight: HashMap<DeliveryId, Instant>,
     /// Asked to cancel on this connection.
@@ -87,7 +85,6 @@ impl Writer {
             session,
             sink,
             notes,
-            unready: Some(now),
             in_flight: HashMap::new(),
             cancelled: HashSet::new(),
             more: false,
@@ -162,7 +159,7 @@ impl Writer {
     }
 
     fn accept_due(&self) -> Instant {
-        let oldest = self.in_flight.values().chain(&self.unready).min();
+        let oldest = self.in_flight.values().min();
         oldest.map_or_else(
             || Instant::now() + self.app.keepalive.accept_timeout,
             |at| *at + self.app.keepalive.accept_timeout,
@@ -188,7 +185,7 @@ impl Writer {
                 return Err(CloseReason::AcceptTimeout);
             }
             let restart = now - self.app.keepalive.accept_timeout + HELD_UP_PAUSE;
-            self.in_flight.values_mut().chain(&mut self.unready).for_each(|at| *at = (*at).max(restart));
+            self.in_flight.values_mut().for_each(|at| *at = (*at).max(restart));
         }
         Ok(())
     }
@@ -251,9 +248,6 @@ impl Writer {
                 CloseReason::ServerStorage
             }
         })?;
-        if claimed.ready {
-            self.unready = None;
-        }
         self.more = claimed.more;
         for row in claimed.rows {
             self.dispatch(row).await?;

@@ -90,14 +90,14 @@ impl World {
             return false;
         }
         let claimed = answer.unwrap();
-        assert_eq!(claimed.ready, self.enrolled[agent].ready_epoch == self.enrolled[agent].epoch);
+        let ready = self.enrolled[agent].ready_epoch == self.enrolled[agent].epoch;
         let link = &mut self.agents[agent].links[at];
         let found = Look {
             rows: claimed.rows.iter().map(|row| row.id).collect(),
             more: claimed.more,
             cancels: claimed.cancels.clone(),
         };
-        let expected = match claimed.ready {
+        let expected = match ready {
             true => self.rows.look(agent, WINDOW, &link.in_flight, self.now_ms),
             false => Look::default(),
         };
