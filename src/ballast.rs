@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// What a start needs, in bytes: SQLite's shared memory, a first transaction, small files.
+const START_BYTES: u64 = 1024 * 1024;
+
 /// The file. It may be there or not.
 #[derive(Debug)]
 pub struct Ballast {
@@ -45,6 +48,12 @@ impl Ballast {
             left -= bytes as u64;
         }
         file.sync_all()
+    }
+
+    /// At a start, before anything is opened: gives its room away where there is less than [`START_BYTES`] free. True: it
+    /// did.
+    pub fn make_room_to_start(&self) -> bool {
+        free_bytes(&self.folder).is_some_and(|free| free < START_BYTES) && self.give_up()
     }
 
     /// Gives its room away. False: it was gone already.

@@ -51,10 +51,11 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
+        let ballast = Ballast::new(path.parent().unwrap_or(path), BALLAST_BYTES);
+        ballast.make_room_to_start();
         let connection = open(path)?;
         let last_epoch = last_epoch(&connection, &place(path))?;
         let held = held(&connection)?;
-        let ballast = Ballast::new(path.parent().unwrap_or(path), BALLAST_BYTES);
         let (queue, requests) = mpsc::channel(QUEUE_OPS_MAX);
         std::thread::Builder::new()
             .name("journal".to_owned())

@@ -52,11 +52,15 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// For the database in `folder`. Makes the ballast if there is room.
+    /// For the database in `folder`, before it is opened. Makes the ballast if there is room, and gives it up if there is
+    /// none to start.
     pub fn new(folder: &Path, limits: DiskLimits) -> Self {
         let ballast = Ballast::new(folder, limits.ballast_bytes);
-        ballast.make(limits.free_bytes_min);
-        Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None, full: false }
+        let full = ballast.make_room_to_start();
+        if !full {
+            ballast.make(limits.free_bytes_min);
+        }
+        Self { folder: folder.to_owned(), ballast, limits, looked: None, refusal: None, full }
     }
 
     /// Why submissions are refused at present, if they are.

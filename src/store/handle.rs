@@ -174,6 +174,7 @@ impl Store {
         let path = folder.join(DATABASE_FILE);
         let shown = || path.display().to_string();
         let sqlite = |error: &dyn std::fmt::Display| OpenError::Sqlite { path: shown(), message: error.to_string() };
+        let disk = Disk::new(folder, limits);
         make_private(&path).map_err(|error| sqlite(&error))?;
         let mut conn = open_writer(&path).map_err(|error| sqlite(&error))?;
         migrate(&mut conn).map_err(|source| OpenError::Migrate { path: shown(), source })?;
@@ -195,7 +196,6 @@ impl Store {
             words: Mutex::default(),
         });
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let disk = Disk::new(folder, limits);
         let committer = Committer { conn, clock: clock.clone(), watch: Arc::clone(&watch), disk };
         let guard = watch.fatal.clone().drop_guard();
         let thread = std::thread::Builder::new()

@@ -82,6 +82,17 @@ async fn an_agent_whose_disk_is_full_still_runs_the_command_that_makes_room() {
 }
 
 #[tokio::test]
+async fn an_agent_starts_on_a_full_disk() {
+    let Some(mut scene) = Scene::start().await else { return };
+    scene.agent.process.signal("TERM");
+    assert_eq!(scene.agent.process.ended().await, Some(0));
+    scene.disk.fill(0);
+    scene.agent.restart(NAME);
+    let command = scene.submit(NAME, "started", "").await;
+    scene.went_well("started", &command).await;
+}
+
+#[tokio::test]
 async fn an_agent_that_cannot_write_its_journal_takes_nothing_and_nothing_is_lost() {
     let Some(scene) = Scene::start().await else { return };
     scene.fill_to_the_brim().await;

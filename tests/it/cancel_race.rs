@@ -1,8 +1,7 @@
 //! Cancels and expiries that race with a real agent: whatever wins, the answer is the truth.
 
 use crate::harness::agent::TestAgent;
-use crate::harness::api::ENDS;
-use crate::harness::api::{Api, events, id};
+use crate::harness::api::{Api, ENDS, events, id};
 use crate::harness::chance::Chance;
 use crate::harness::runs::Runs;
 use crate::harness::server::TestServer;
@@ -35,8 +34,11 @@ async fn race(api: &Api, runs: &Runs, number: usize, delay: Duration) -> String 
     match state {
         "succeeded" => assert_eq!((begun, done), (1, 1), "{ended}"),
         "cancelled" if delivery["duration_ms"].is_null() => assert_eq!((begun, done), (0, 0), "{ended}"),
-        // It may have been killed between its last line and its end.
-        "cancelled" => assert!(begun <= 1 && done <= begun, "{begun} {done} {ended}"),
+        // It may have been killed between its last line and its end, but killed it was.
+        "cancelled" => {
+            assert!(begun <= 1 && done <= begun, "{begun} {done} {ended}");
+            assert!(delivery["signal"].is_i64(), "it ended by itself: {ended}");
+        }
         _ => panic!("{ended}"),
     }
     let [cancelled, requested, _] = counts;
@@ -64,7 +66,12 @@ async fn a_cancel_that_races_with_start_and_end_is_answered_with_the_truth() {
     let folder = TempDir::new().unwrap();
     let (runs, server) = (Runs::new(folder.path()), TestServer::start().await);
     let _agent = TestAgent::start(&server.api, "web-1").await;
-    let delays: Vec<Duration> = (0..COMMANDS).map(|_| chance.at_most_ms(200)).collect();
+    let delays: Vec<Duration> = (0..COMMANDS)
+        .map(|_| {
+            let ms = [4, 60, 200, 600][chance.below(4)];
+            chance.at_most_ms(ms)
+        })
+        .collect();
     let races = iter(delays.into_iter().enumerate())
         .map(|(number, delay)| race(&server.api, &runs, number, delay))
         .buffer_unordered(AT_ONCE);

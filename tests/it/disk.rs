@@ -6,22 +6,42 @@ use crate::harness::process::{Process, ServerProcess, postrider};
 use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::server::{TestServer, owner_token};
 use crate::harness::small_disk::SmallDisk;
+use postrider::server::serve::ServeConfig;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
 
+/// Limits for a small disk.
+fn small(config: &mut ServeConfig) {
+    config.disk.free_bytes_min = 0;
+    // More than the WAL (4 MiB and a transaction): the checkpoint comes first.
+    config.disk.ballast_bytes = 8 * 1024 * 1024;
+}
+
+#[tokio::test]
+async fn a_server_starts_on_a_full_disk_and_takes_outcomes() {
+    let Some(disk) = SmallDisk::mount(32) else { return };
+    let server = TestServer::start_in(TempDir::new_in(disk.path()).unwrap(), small).await.unwrap();
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let command = server.api.run("web-1", "true").await;
+    let data = server.stop().await;
+    disk.fill(0);
+    let server = TestServer::start_in(data, small).await.unwrap();
+    let reply = server.api.call("POST", "/api/agents/web-1/command", json!({ "command": "true" })).await;
+    assert_eq!(reply.problem(), (507, "storage_full".to_owned()));
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let (delivery, _) = agent.dispatched().await;
+    agent.complete(delivery).await;
+    assert_eq!(server.api.command(&command).await["state"], "succeeded");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_full_disk_stops_submissions_but_not_outcomes() {
     let Some(disk) = SmallDisk::mount(32) else { return };
     let data = TempDir::new_in(disk.path()).unwrap();
-    let server = TestServer::start_in(data, |config| {
-        config.disk.free_bytes_min = 0;
-        // More than the WAL (4 MiB and a transaction): the checkpoint comes first.
-        config.disk.ballast_bytes = 8 * 1024 * 1024;
-    })
-    .await
-    .unwrap();
+    let server = TestServer::start_in(data, small).await.unwrap();
     let identity = Identity::enroll(&server.api, "web-1").await;
     let mut agent = RawAgent::connect(&server.api, &identity).await;
     let (first, _) = {
