@@ -8,18 +8,19 @@ use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::server::TestServer;
 use rusqlite::{Connection, OpenFlags};
 
-/// The only delivery in an agent's journal: its state, whether it was let go of, whether it still has its specification.
+/// The latest delivery in an agent's journal: its state, whether it was let go of, whether it still has its specification.
 fn journaled(agent: &TestAgent) -> (String, bool, bool) {
     let conn = Connection::open_with_flags(agent.data.join("journal.db"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let row = "SELECT state, stored, spec IS NOT NULL FROM deliveries";
+    let row = "SELECT state, stored, spec IS NOT NULL FROM deliveries ORDER BY seq DESC LIMIT 1";
     conn.query_one(row, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
 }
 
-/// A server, a proxy, and a real agent `far` behind it.
+/// A server, a proxy, and a real agent `far` behind it, which has told that it is ready: online alone does not say so.
 async fn far() -> (TestServer, Proxy, TestAgent) {
     let server = TestServer::start().await;
     let proxy = Proxy::start(server.api.address()).await;
     let agent = TestAgent::start_behind(&server.api, "far", &proxy).await;
+    server.api.round_trip("far", "true").await;
     (server, proxy, agent)
 }
 

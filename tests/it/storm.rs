@@ -1,6 +1,7 @@
 //! A reconnect storm: a whole fleet loses its server at one moment and comes back by the agents' rules.
 //!
-//! `STORM_AGENTS=5000 cargo test --release --test it storm -- --nocapture` measures with another number.
+//! `STORM_AGENTS=5000 STORM_DOWN_S=90 cargo test --release --test it storm -- --nocapture` measures with another number,
+//! and with a server that is gone for so long that the agents' waits have grown.
 
 use crate::harness::api::{Api, id};
 use crate::harness::eventually::eventually;
@@ -75,7 +76,9 @@ async fn back(fleet: &Fleet, missing: usize, since: Instant) -> Duration {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_whose_server_was_killed_comes_back_while_submissions_go_on() {
-    let agents = std::env::var("STORM_AGENTS").map_or(AGENTS, |number| number.parse().unwrap());
+    let setting = |name, default| std::env::var(name).map_or(default, |number| number.parse().unwrap());
+    let agents = setting("STORM_AGENTS", AGENTS);
+    let down = Duration::from_secs(setting("STORM_DOWN_S", 0) as u64);
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("server");
     let mut server = ServerProcess::start(&data, 0).await;
@@ -91,14 +94,15 @@ async fn a_fleet_whose_server_was_killed_comes_back_while_submissions_go_on() {
         })
         .await;
         server.process.kill();
-        let killed = Instant::now();
+        sleep(down).await;
+        let started = Instant::now();
         let server = ServerProcess::start(&data, port).await;
-        let listens = killed.elapsed();
-        let half = back(&fleet, agents / 2, killed).await;
-        let most = back(&fleet, agents / 100, killed).await;
-        let all = back(&fleet, 0, killed).await;
+        let listens = started.elapsed();
+        let half = back(&fleet, agents / 2, started).await;
+        let most = back(&fleet, agents / 100, started).await;
+        let all = back(&fleet, 0, started).await;
         println!(
-            "after the kill: it listens after {:.1} s, half of the agents are back after {:.1} s, 99 % after {:.1} s, \
+            "after the start: it listens after {:.1} s, half of the agents are back after {:.1} s, 99 % after {:.1} s, \
              all after {:.1} s",
             listens.as_secs_f32(),
             half.as_secs_f32(),
@@ -106,12 +110,12 @@ async fn a_fleet_whose_server_was_killed_comes_back_while_submissions_go_on() {
             all.as_secs_f32()
         );
         shared.stop.store(true, Ordering::Relaxed);
-        (server, killed)
+        (server, started)
     };
     let submitters = join_all((0..SUBMITTERS).map(|submitter| submit(&api, &names, submitter, &shared)));
-    let ((server, killed), _) = tokio::join!(storm, submitters);
+    let ((server, started), _) = tokio::join!(storm, submitters);
     let answered = shared.answered.into_inner().unwrap();
-    let meanwhile = answered.iter().filter(|answered| answered.at > killed);
+    let meanwhile = answered.iter().filter(|answered| answered.at > started);
     println!(
         "{} submissions answered meanwhile, the slowest after {:.0?}",
         meanwhile.clone().count(),

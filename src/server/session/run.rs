@@ -19,7 +19,7 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let session = match handshake(&app, &mut socket).await {
         Ok(session) => session,
         Err(reason) => {
-            tracing::info!(%peer, %reason, HELLO_LOG);
+            tracing::info!(%peer, %reason, "{HELLO_LOG}");
             return;
         }
     };

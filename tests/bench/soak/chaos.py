@@ -25,7 +25,7 @@ class Chaos:
         self.counts = collections.Counter()
         self.disturbed = {name: [] for name in fleet.names}  # [begin, end] in Unix seconds; end None: goes on
         self.stopped, self.stalled = {}, {}  # name: when to heal it, and its interval in `disturbed`
-        self.server_down = []
+        self.server_killed = []  # when, in Unix seconds
         self.rounds = 0
 
     def round(self, seconds):
@@ -73,11 +73,10 @@ class Chaos:
 
     def kill_server(self):
         self.counts["server kills"] += 1
-        begun = time.time()
+        self.server_killed.append(time.time())
         self.fleet.kill("server")
         time.sleep(self.chance.uniform(*SERVER_DOWN_SECONDS))
         self.fleet.start_server()
-        self.server_down.append((begun, time.time()))
 
     def kill_agent(self):
         name = self.chance.choice(self.victims)

@@ -19,6 +19,7 @@ class Sessions:
         self.begun, self.reasons = 0, collections.Counter()
         self.healthy_ended, self.unexplained, self.panics, self.bad_frames = [], [], [], 0
         begins = {}
+        self.connected = collections.defaultdict(list)  # by agent: when, in Unix seconds
         for line in log.read_text(errors="replace").splitlines():
             self.bad_frames += " bad frame " in line
             if "panicked" in line:
@@ -32,6 +33,7 @@ class Sessions:
             if found[2] == "agent connected":
                 self.begun += 1
                 begins[session] = at
+                self.connected[fields["agent"]].append(at)
                 continue
             self.reasons[fields["reason"]] += 1
             begin = begins.get(session, at)

@@ -1,5 +1,6 @@
 """Compares what was asked with what the server tells and with what ran, and prints what came of it."""
 
+import bisect
 import collections
 
 from soak.sessions import Sessions
@@ -56,7 +57,7 @@ class Verdict:
         for line in sessions.panics:
             self.violation("panics", line)
         heals = [self.heal(history, *round) for round in rounds]
-        self.print(chaos, work, history, states, sessions, heals, latencies(fleet, chaos, work, history))
+        self.print(chaos, work, history, states, sessions, heals, latencies(fleet, chaos, work, history, sessions))
         return not self.violations
 
     def delivery(self, asked, name, delivery, count):
@@ -97,7 +98,7 @@ class Verdict:
         print("after each last heal: " + ", ".join(f"{count} open, all ended in {longest:.1f} s" for count, longest in heals))
         if spans:
             at = lambda share: spans[int(share * (len(spans) - 1))]
-            print(f"plain commands of undisturbed agents: {len(spans)}, submission to end p50 {at(.5)} ms, "
+            print(f"plain commands of connected bystanders: {len(spans)}, submission to end p50 {at(.5)} ms, "
                   f"p99 {at(.99)} ms, longest {spans[-1]} ms")
         for what in ("missing", "lost", "run twice", "liars: succeeded without one run",
                      "liars: never started, and has run", "output differs",
@@ -109,15 +110,16 @@ class Verdict:
                 print(f"    {one}")
 
 
-def latencies(fleet, chaos, work, history):
-    """Milliseconds from the submission to the end, of plain commands of bystanders while their server lived."""
+def latencies(fleet, chaos, work, history, sessions):
+    """Milliseconds from the submission to the end, of plain commands that a bystander got in one whole session."""
     spans = []
     for asked in work.asked:
         if asked.kind != "plain" or asked.agents[0] not in fleet.bystanders or asked.id not in history:
             continue
         delivery, created = history[asked.id]["deliveries"][0], history[asked.id]["created_ms"]
         finished = delivery["finished_ms"] or created
-        # A second more: after a kill the agents come back first.
-        if not any(down - 0.1 <= finished / 1000 and created / 1000 <= up + 1 for down, up in chaos.server_down):
+        connects = sessions.connected[asked.agents[0]]
+        before = bisect.bisect(connects, created / 1000)
+        if before and not any(connects[before - 1] <= kill <= finished / 1000 for kill in chaos.server_killed):
             spans.append(finished - created)
     return sorted(spans)
