@@ -29,6 +29,7 @@ mod half_open;
 mod harness;
 mod history;
 mod identity;
+mod interleave;
 mod late_frames;
 mod links;
 mod lost_frames;
