@@ -90,7 +90,9 @@ impl ServerUrl {
             return Err(wrong());
         }
         let host = authority.host();
-        if host.is_empty() {
+        // What is neither host nor port (a second bracket, a port above 65535) must not be dropped in silence.
+        let whole = authority.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        if host.is_empty() || authority.as_str() != whole {
             return Err(wrong());
         }
         Ok(Self { host: host.to_owned(), port: authority.port_u16().unwrap_or(80) })

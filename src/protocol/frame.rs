@@ -4,6 +4,7 @@
 
 use super::ids::{AgentId, DeliveryId, ServerId};
 use super::outcome::Outcome;
+use super::plain::{PLAIN_CHARS_MAX, plain};
 use super::state::State;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -209,8 +210,8 @@ struct Tag {
 /// [`FrameError`].
 pub fn decode<T: DeserializeOwned>(text: &str) -> Result<T, FrameError> {
     serde_json::from_str(text).map_err(|error| match serde_json::from_str::<Tag>(text) {
-        Ok(tag) if !is_type::<T>(&tag.kind) => FrameError::UnknownType(tag.kind.chars().take(64).collect()),
-        _ => FrameError::Malformed(error.to_string().chars().take(256).collect()),
+        Ok(tag) if !is_type::<T>(&tag.kind) => FrameError::UnknownType(plain(&tag.kind, 64)),
+        _ => FrameError::Malformed(plain(&error.to_string(), PLAIN_CHARS_MAX)),
     })
 }
 

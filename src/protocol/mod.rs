@@ -9,5 +9,6 @@ pub mod join;
 pub mod name;
 pub mod outcome;
 pub mod output;
+pub mod plain;
 pub mod spec;
 pub mod state;

@@ -3,6 +3,7 @@
 //! It is a JSON document. The server stores and dispatches the bytes that it got or built, and never writes them
 //! anew, so that they can be signed end to end. Both ends read it with [`Spec::parse`], which checks all of it.
 
+use super::plain::{PLAIN_CHARS_MAX, plain};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -99,8 +100,8 @@ pub struct SpecError {
     pub message: String,
 }
 
-fn wrong(field: &'static str, message: impl Into<String>) -> SpecError {
-    SpecError { field, message: message.into() }
+fn wrong(field: &'static str, message: impl AsRef<str>) -> SpecError {
+    SpecError { field, message: plain(message.as_ref(), PLAIN_CHARS_MAX) }
 }
 
 fn no_nul(field: &'static str, text: &str) -> Result<(), SpecError> {

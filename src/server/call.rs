@@ -77,20 +77,7 @@ impl Call {
     /// # Errors
     /// 422 naming an unknown parameter, 400 for one that cannot be decoded.
     pub fn query(&self, known: &[&str]) -> Result<Query, ApiError> {
-        let pairs: Vec<(String, String)> = serde_urlencoded::from_str(&self.query)
-            .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()))?;
-        let mut query: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (name, value) in pairs {
-            if !known.contains(&name.as_str()) {
-                let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                return Err(ApiError::field(
-                    name.chars().take(64).collect::<String>(),
-                    format!("is no parameter here; there are: {takes}"),
-                ));
-            }
-            query.entry(name).or_default().push(value);
-        }
-        Ok(Query(query))
+        parse_query(&self.query, known)
     }
 
     /// Reads the whole body, at most `bytes_max`.
@@ -158,6 +145,24 @@ impl Call {
         }
         self.authorize(Role::Viewer).await.map(drop)
     }
+}
+
+/// Reads a query string; every parameter must be among `known`.
+///
+/// # Errors
+/// 422 naming an unknown parameter, 400 for one that cannot be decoded.
+pub fn parse_query(text: &str, known: &[&str]) -> Result<Query, ApiError> {
+    let pairs: Vec<(String, String)> = serde_urlencoded::from_str(text)
+        .map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, "bad_query", error.to_string()))?;
+    let mut query: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, value) in pairs {
+        if !known.contains(&name.as_str()) {
+            let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(ApiError::field(name, format!("is no parameter here; there are: {takes}")));
+        }
+        query.entry(name).or_default().push(value);
+    }
+    Ok(Query(query))
 }
 
 /// Reads JSON with the field's name in the error.

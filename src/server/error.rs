@@ -2,12 +2,16 @@
 
 use crate::protocol::http::{Candidate, Problem};
 use crate::protocol::ids::RequestId;
+use crate::protocol::plain::{PLAIN_CHARS_MAX, plain};
 use crate::protocol::spec::SpecError;
 use crate::store::error::StoreError;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use std::time::Duration;
 use warp::reply::Response;
+
+/// Longest name of a field, in characters: it may be one that the caller made up.
+const FIELD_CHARS_MAX: usize = 64;
 
 /// An error on its way to the caller.
 #[derive(Debug)]
@@ -25,11 +29,12 @@ pub struct ApiError {
 
 impl ApiError {
     /// An error with a stable `code` and a sentence that says what to do.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+    /// The sentence is cut to one line of [`PLAIN_CHARS_MAX`]: it may repeat what was sent.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl AsRef<str>) -> Self {
         Self {
             status,
             code,
-            detail: detail.into(),
+            detail: plain(detail.as_ref(), PLAIN_CHARS_MAX),
             field: None,
             candidates: Vec::new(),
             retry_after: None,
@@ -39,8 +44,8 @@ impl ApiError {
     }
 
     /// 422: a field has a value that cannot be taken.
-    pub fn field(field: impl Into<String>, message: impl std::fmt::Display) -> Self {
-        let field = field.into();
+    pub fn field(field: impl AsRef<str>, message: impl std::fmt::Display) -> Self {
+        let field = plain(field.as_ref(), FIELD_CHARS_MAX);
         let detail = format!("{field}: {message}");
         Self { field: Some(field), ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail) }
     }
@@ -67,7 +72,7 @@ impl ApiError {
     }
 
     /// 503: come again.
-    pub fn unavailable(code: &'static str, detail: impl Into<String>, retry_after: Duration) -> Self {
+    pub fn unavailable(code: &'static str, detail: impl AsRef<str>, retry_after: Duration) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
     }
 
@@ -77,20 +82,25 @@ impl ApiError {
         Self { internal: Some(cause.to_string()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail) }
     }
 
+    /// What the caller reads.
+    pub fn problem(&self, request_id: RequestId) -> Problem {
+        Problem {
+            status: self.status.as_u16(),
+            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
+            code: self.code.to_owned(),
+            detail: self.detail.clone(),
+            request_id: request_id.to_string(),
+            field: self.field.clone(),
+            candidates: self.candidates.clone(),
+        }
+    }
+
     /// The answer, and the log line where the error is ours.
     pub fn into_response(self, request_id: RequestId) -> Response {
         if let Some(cause) = &self.internal {
             tracing::error!(%request_id, cause, "request failed");
         }
-        let problem = Problem {
-            status: self.status.as_u16(),
-            title: self.status.canonical_reason().unwrap_or("Error").to_owned(),
-            code: self.code.to_owned(),
-            detail: self.detail,
-            request_id: request_id.to_string(),
-            field: self.field,
-            candidates: self.candidates,
-        };
+        let problem = self.problem(request_id);
         let mut response = Response::new(serde_json::to_string(&problem).unwrap_or_default().into());
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

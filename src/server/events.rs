@@ -121,7 +121,8 @@ fn named<T: serde::Serialize>(name: &str, cursor: Cursor, data: &T) -> Event {
     Event::default().event(name).id(format!("{}.{}", cursor.transition, cursor.output)).data(text)
 }
 
-fn read_cursor(text: &str) -> Option<Cursor> {
+/// Reads an event's id, as `Last-Event-ID` gives it back.
+pub fn read_cursor(text: &str) -> Option<Cursor> {
     let (transition, output) = text.split_once('.')?;
     Some(Cursor { transition: transition.parse().ok()?, output: output.parse().ok()? })
 }

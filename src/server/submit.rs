@@ -41,8 +41,35 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
         return Err(ApiError::field("wait", format!("is {wait}; at most {WAIT_SECS_MAX} seconds are allowed")));
     }
     let body = call.bytes(BODY_BYTES_MAX).await?;
-    let request: SubmitRequest = parse_json(&body)?;
     let idempotency = idempotency(&call, key.as_deref(), &body)?;
+    let Submission { targets, document, spec, note } = read(&body, key, call.app.store.clock.now_ms())?;
+    let enqueue = Enqueue { actor, targets, document, spec, note, idempotency };
+    let enqueued = call.app.store.try_write(enqueue).await?;
+    let command =
+        if wait > 0 { wait_for(&call, &enqueued, Duration::from_secs(wait)).await? } else { enqueued.command };
+    let status = if enqueued.replayed { StatusCode::OK } else { StatusCode::CREATED };
+    json(status, &command)
+}
+
+/// A submission's body, checked.
+#[derive(Debug)]
+pub struct Submission {
+    /// To whom.
+    pub targets: Selector,
+    /// The specification document, byte for byte.
+    pub document: String,
+    /// The same, read.
+    pub spec: Spec,
+    /// For people.
+    pub note: Option<String>,
+}
+
+/// Reads a submission's body. `key`: the agent that the path names, if it names one.
+///
+/// # Errors
+/// 400, 422.
+pub fn read(body: &[u8], key: Option<String>, now_ms: i64) -> Result<Submission, ApiError> {
+    let request: SubmitRequest = parse_json(body)?;
     let targets = match (key, &request.targets) {
         (Some(key), None) => Selector::Agents(vec![key]),
         (Some(_), Some(_)) => {
@@ -54,14 +81,8 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
     if note.as_ref().is_some_and(|note| note.len() > NOTE_BYTES_MAX) {
         return Err(ApiError::field("note", format!("has more than {NOTE_BYTES_MAX} bytes")));
     }
-    let now_ms = call.app.store.clock.now_ms();
     let (document, spec) = specification(request, now_ms)?;
-    let enqueue = Enqueue { actor, targets, document, spec, note, idempotency };
-    let enqueued = call.app.store.try_write(enqueue).await?;
-    let command =
-        if wait > 0 { wait_for(&call, &enqueued, Duration::from_secs(wait)).await? } else { enqueued.command };
-    let status = if enqueued.replayed { StatusCode::OK } else { StatusCode::CREATED };
-    json(status, &command)
+    Ok(Submission { targets, document, spec, note })
 }
 
 fn idempotency(call: &Call, key: Option<&str>, body: &[u8]) -> Result<Option<(String, [u8; 32])>, ApiError> {

@@ -22,11 +22,14 @@ mod enrollment;
 mod events;
 mod fence;
 mod files;
+mod fuzz;
+mod fuzz_targets;
 mod half_open;
 #[cfg_attr(not(debug_assertions), allow(dead_code))] // Crash points are in debug builds only.
 mod harness;
 mod history;
 mod identity;
+mod interleave;
 mod late_frames;
 mod links;
 mod lost_frames;

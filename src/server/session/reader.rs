@@ -11,6 +11,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, FACTS_BYTES_MAX, FrameError, decode};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::output::OutputFrame;
+use crate::protocol::plain::plain;
 use crate::server::app::App;
 use crate::server::upgrade::Socket;
 use crate::store::agents::StoreFacts;
@@ -94,7 +95,7 @@ impl Reader {
                 Ok(frame) => self.control(frame).await,
                 // A newer agent may say more than we understand: it is told, and that is no breach.
                 Err(error @ FrameError::UnknownType(_)) => {
-                    tracing::debug!(agent = %self.session.name, error = %printable(&error.to_string()), "unknown frame");
+                    tracing::debug!(agent = %self.session.name, error = %plain(&error.to_string(), 200), "unknown frame");
                     self.note(Note::Fault(error.answer())).await
                 }
                 Err(error) => self.fault(error.answer()).await,
@@ -160,7 +161,7 @@ impl Reader {
                 self.fault(ErrorFrame { code: "unexpected".to_owned(), message }).await
             }
             AgentFrame::Error(error) => {
-                tracing::warn!(agent = %self.session.name, code = %printable(&error.code), message = %printable(&error.message),
+                tracing::warn!(agent = %self.session.name, code = %plain(&error.code, 200), message = %plain(&error.message, 200),
                     "the agent reports an error");
                 Ok(())
             }
@@ -221,15 +222,11 @@ impl Reader {
 
     /// The peer broke the protocol: it is told, and after [`FAULTS_MAX`] times closed.
     async fn fault(&mut self, error: ErrorFrame) -> Result<(), CloseReason> {
-        tracing::warn!(agent = %self.session.name, code = %error.code, message = %printable(&error.message), "bad frame");
+        tracing::warn!(agent = %self.session.name, code = %error.code, message = %plain(&error.message, 200), "bad frame");
         self.faults += 1;
         if self.faults > FAULTS_MAX {
             return Err(CloseReason::ProtocolError);
         }
         self.note(Note::Fault(error)).await
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

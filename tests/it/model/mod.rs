@@ -9,10 +9,10 @@
 mod agent;
 mod checks;
 mod links;
-mod rows;
+pub mod rows;
 mod sessions;
-mod steps;
-mod world;
+pub mod steps;
+pub mod world;
 
 use postrider::protocol::state::State;
 use proptest::test_runner::{Config, TestCaseError, TestError, TestRunner};

@@ -100,8 +100,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Cases of up to 120 steps.
+/// A usual piece of work, so that agents often hold something when things go wrong.
+fn work() -> impl Strategy<Value = Vec<Step>> {
+    (1..6_usize, 0..4_u8, 0..4_u8, 0..2_usize).prop_map(|(commands, down, up, starts)| {
+        let mut steps = vec![Step::Enqueue { targets: 1, ttl_minutes: 600, timeout_minutes: 20 }; commands];
+        steps.extend([Step::Reconnect(0), Step::Look(0)]);
+        steps.push(Step::AgentReads { agent: 0, frames: down });
+        steps.extend(vec![Step::Starts(0); starts]);
+        steps.push(Step::ServerReads { agent: 0, frames: up });
+        steps
+    })
+}
+
+/// Cases of 20 to 100 turns, most of which are one step.
 pub fn cases() -> impl Strategy<Value = Case> {
-    (prop::collection::vec(step(), 20..120), any::<bool>())
-        .prop_map(|(steps, agents_come_back)| Case { steps, agents_come_back })
+    let turn = prop_oneof![19 => step().prop_map(|step| vec![step]), 1 => work()];
+    (prop::collection::vec(turn, 20..100), any::<bool>())
+        .prop_map(|(turns, agents_come_back)| Case { steps: turns.concat(), agents_come_back })
 }

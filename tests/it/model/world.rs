@@ -24,6 +24,7 @@ use postrider::store::tokens::CreateToken;
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -36,10 +37,16 @@ const HISTORY_MS: i64 = 1000 * MINUTE_MS;
 /// A moment of the model is never this close to something due, in milliseconds: the wall clock goes on meanwhile.
 pub const CLEARANCE_MS: i64 = 20_000;
 
-struct Uncounted;
+/// How many operations each group had that wrote something.
+type Groups = Arc<Mutex<Vec<usize>>>;
 
-impl Counter for Uncounted {
-    fn committed(&self, _: usize, _: Duration) {}
+struct Counted(Groups);
+
+impl Counter for Counted {
+    fn committed(&self, operations: usize, _: Duration) {
+        self.0.lock().unwrap().push(operations);
+    }
+
     fn moved(&self, _: State) {}
     fn accepted(&self, _: i64) {}
 }
@@ -76,21 +83,28 @@ pub struct World {
     pub runtime: Runtime,
     thread: Option<StoreThread>,
     clock: Clock,
-    actor: Actor,
+    pub actor: Actor,
     folder: TempDir,
+    /// The groups committed so far.
+    pub groups: Groups,
 }
 
-fn open(folder: &TempDir, clock: &Clock) -> (Store, StoreThread) {
+fn open(folder: &TempDir, clock: &Clock, groups: &Groups) -> (Store, StoreThread) {
     let limits = DiskLimits { ballast_bytes: 4096, free_bytes_min: 0, ..DiskLimits::default() };
-    Store::open(folder.path(), clock.clone(), limits, Box::new(Uncounted)).unwrap()
+    Store::open(folder.path(), clock.clone(), limits, Box::new(Counted(Arc::clone(groups)))).unwrap()
 }
 
 impl World {
     /// A store with enrolled agents and a token.
     pub fn new() -> Self {
+        Self::new_in(TempDir::new().unwrap())
+    }
+
+    /// The same in this folder.
+    pub fn new_in(folder: TempDir) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (folder, clock) = (TempDir::new().unwrap(), Clock::system());
-        let (store, thread) = open(&folder, &clock);
+        let (clock, groups) = (Clock::system(), Groups::default());
+        let (store, thread) = open(&folder, &clock, &groups);
         let actor = Actor { token_seq: Some(1), name: "owner".to_owned(), peer: None };
         let now_ms = clock.now_ms();
         let mut world = Self {
@@ -106,6 +120,7 @@ impl World {
             clock,
             actor,
             folder,
+            groups,
         };
         world.furnish();
         world
@@ -140,8 +155,19 @@ impl World {
 
     /// A read-only look at the file, beside the store.
     pub fn look_inside(&self) -> Connection {
-        let path = self.folder.path().join(DATABASE_FILE);
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+        Connection::open_with_flags(self.file(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+    }
+
+    /// Holds the write lock until it is dropped: what is queued meanwhile is one group, or two.
+    pub fn hold(&self) -> Connection {
+        let conn = Connection::open(self.file()).unwrap();
+        conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+        conn
+    }
+
+    /// The database file.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join(DATABASE_FILE)
     }
 
     pub fn step(&mut self, step: &Step) {
@@ -303,7 +329,7 @@ impl World {
         self.close();
         self.folder = copy;
         self.set_clock();
-        let (store, thread) = open(&self.folder, &self.clock);
+        let (store, thread) = open(&self.folder, &self.clock, &self.groups);
         (self.store, self.thread) = (store, Some(thread));
         self.rows.recover(self.now_ms);
         for link in self.agents.iter_mut().flat_map(|agent| &mut agent.links) {
