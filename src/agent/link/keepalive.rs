@@ -1,13 +1,22 @@
 //! The agent's own proof that the server is there: pings with a counter, each due back in time.
 //!
 //! Only the pong to the latest ping counts. Frames that merely arrive prove the direction that is not in doubt.
+//!
+//! Output is paced by the same pings: one follows each block, and only [`UNANSWERED_MAX`] may be unanswered before the
+//! next. Otherwise a slow line would hold minutes of output in its buffers, and every pong, ours and the server's, would
+//! come too late behind it.
 
 use crate::backoff::jitter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
+/// Blocks of output on their way. With blocks of 32 KiB a line of 7 kB/s is fast enough for the pong's 10 s, and one with
+/// a round trip of 0.6 s still carries 100 kB/s.
+const UNANSWERED_MAX: u64 = 2;
 /// Shortest interval and timeout taken from a server: a broken one must not make agents spin.
 const SHORTEST: Duration = Duration::from_millis(50);
 /// Longest: a server's typing error must not switch the proof off.
@@ -26,14 +35,30 @@ pub enum Turn {
 
 /// The latest pong's counter, written by the reader.
 #[derive(Clone, Debug, Default)]
-pub struct Pongs(Arc<AtomicU64>);
+pub struct Pongs(Arc<Latest>);
+
+#[derive(Debug, Default)]
+struct Latest {
+    counter: AtomicU64,
+    bell: Notify,
+}
 
 impl Pongs {
     /// Takes a pong's payload. What is none of ours is ignored.
     pub fn take(&self, payload: &[u8]) {
         if let Ok(counter) = payload.try_into().map(u64::from_be_bytes) {
-            self.0.fetch_max(counter, Ordering::AcqRel);
+            self.0.counter.fetch_max(counter, Ordering::AcqRel);
+            self.0.bell.notify_waiters();
         }
+    }
+
+    /// Ends at the next pong. One is heard from this call on, if the future is enabled: call it before looking.
+    pub fn listen(&self) -> Notified<'_> {
+        self.0.bell.notified()
+    }
+
+    fn latest(&self) -> u64 {
+        self.0.counter.load(Ordering::Acquire)
     }
 }
 
@@ -58,7 +83,7 @@ impl Keepalive {
 
     /// What to do now; after [`Turn::Ping`] the ping counts as sent.
     pub fn turn(&mut self, now: Instant) -> Turn {
-        let answered = self.pongs.0.load(Ordering::Acquire) >= self.counter;
+        let answered = self.pongs.latest() >= self.counter;
         let deadline = self.pinged + self.timeout;
         if !answered && now >= deadline {
             return Turn::Silent;
@@ -69,10 +94,25 @@ impl Keepalive {
         if !answered {
             return Turn::Wait(deadline);
         }
+        Turn::Ping(self.ping(now))
+    }
+
+    /// Where pongs are counted.
+    pub fn pongs(&self) -> Pongs {
+        self.pongs.clone()
+    }
+
+    /// Whether a block of output may go out.
+    pub fn has_room(&self) -> bool {
+        self.counter.saturating_sub(self.pongs.latest()) < UNANSWERED_MAX
+    }
+
+    /// A ping that counts as sent: its counter.
+    pub fn ping(&mut self, now: Instant) -> u64 {
         self.counter += 1;
         self.pinged = now;
         self.next = now + spread(self.interval);
-        Turn::Ping(self.counter)
+        self.counter
     }
 }
 
@@ -99,5 +139,20 @@ mod tests {
         assert_eq!(keepalive.turn(first + Duration::from_secs(10)), Turn::Silent);
         pongs.take(&1_u64.to_be_bytes());
         assert_eq!(keepalive.turn(first + Duration::from_secs(10)), Turn::Ping(2));
+    }
+
+    #[test]
+    fn output_goes_no_further_than_the_pongs_allow() {
+        let now = Instant::now();
+        let pongs = Pongs::default();
+        let mut keepalive = Keepalive::new(8_000, 10_000, now, pongs.clone());
+        let mut sent = 0;
+        while keepalive.has_room() {
+            sent = keepalive.ping(now);
+        }
+        assert_eq!(sent, UNANSWERED_MAX);
+        pongs.take(&(sent - 1).to_be_bytes());
+        assert!(keepalive.has_room());
+        assert_eq!(keepalive.turn(now + Duration::from_secs(10)), Turn::Silent, "the latest is not answered");
     }
 }

@@ -65,12 +65,14 @@ impl Writer {
         replies: &mut mpsc::Receiver<Reply>,
         stop: &CancellationToken,
     ) -> Result<Infallible, Leave> {
-        let board = self.board.clone();
+        let (board, pongs) = (self.board.clone(), self.keepalive.pongs());
         self.frame(&AgentFrame::Ready).await?;
         loop {
             // Listen before looking, or a ring between the two is lost.
             let mut heard = std::pin::pin!(board.listen());
             heard.as_mut().enable();
+            let mut pong = std::pin::pin!(pongs.listen());
+            pong.as_mut().enable();
             while self.pass(replies).await? {}
             if stop.is_cancelled() {
                 return Err(Leave::left(CloseReason::AgentShutdown, ""));
@@ -79,6 +81,7 @@ impl Writer {
             let again = self.sent.accepted_again_at().unwrap_or(due + IDLE);
             let event = tokio::select! {
                 () = heard => Event::Look,
+                () = pong, if !self.keepalive.has_room() => Event::Look,
                 Some(reply) = replies.recv() => Event::Reply(reply),
                 () = tokio::time::sleep_until(due.min(again)) => Event::Look,
                 () = stop.cancelled() => Event::Stop,
@@ -112,6 +115,8 @@ impl Writer {
             match self.sent.step(&line, Instant::now()) {
                 None => return Ok(some),
                 Some(Step::Frame(frame)) => self.frame(&frame).await?,
+                // It is found again when there is room; nothing of this delivery overtakes it.
+                Some(Step::Block(_)) if !self.keepalive.has_room() => return Ok(some),
                 Some(Step::Block(block)) => {
                     self.block(block).await?;
                     return Ok(true);
@@ -145,9 +150,9 @@ impl Writer {
             self.send(Message::binary(frame.encode())).await?;
             offset += chunk.len() as u64;
             self.sent.advance(delivery, stream, offset);
-            self.ping().await?;
         }
-        Ok(())
+        let counter = self.keepalive.ping(Instant::now());
+        self.send(ping(counter)).await
     }
 
     async fn reply(&mut self, reply: Reply) -> Result<(), Leave> {
@@ -170,7 +175,7 @@ impl Writer {
         loop {
             match self.keepalive.turn(Instant::now()) {
                 Turn::Wait(due) => return Ok(due),
-                Turn::Ping(counter) => self.send(Message::Ping(counter.to_be_bytes().to_vec().into())).await?,
+                Turn::Ping(counter) => self.send(ping(counter)).await?,
                 Turn::Silent => return Err(Leave::left(CloseReason::ServerSilent, "no pong in time")),
             }
         }
@@ -197,4 +202,8 @@ impl Writer {
         // Whether it arrives changes nothing.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.sink.send(Message::Close(Some(close)))).await;
     }
+}
+
+fn ping(counter: u64) -> Message {
+    Message::Ping(counter.to_be_bytes().to_vec().into())
 }
