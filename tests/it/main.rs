@@ -4,6 +4,7 @@
 mod agent_disk;
 mod agent_link;
 mod bad_agents;
+mod bad_links;
 mod bad_requests;
 mod black_hole;
 mod cancel_race;

@@ -1,7 +1,7 @@
 //! The writer: owns the sending half. Sends what the board has and the server does not know, replies, and pings.
 //!
-//! Every write has a deadline. Nothing is buffered for a slow connection: output stays in the spool until it is sent,
-//! and all of it is sent before `finished`.
+//! Every write has a deadline. Little is buffered for a slow connection: output stays in the spool until there is room
+//! for it on the way, and all of it is sent before `finished`.
 
 use super::connect::broken;
 use super::dial::Socket;
@@ -65,7 +65,7 @@ impl Writer {
         replies: &mut mpsc::Receiver<Reply>,
         stop: &CancellationToken,
     ) -> Result<Infallible, Leave> {
-        let board = self.board.clone();
+        let (board, pongs) = (self.board.clone(), self.keepalive.pongs());
         self.frame(&AgentFrame::Ready).await?;
         loop {
             // Listen before looking, or a ring between the two is lost.
@@ -79,6 +79,8 @@ impl Writer {
             let again = self.sent.accepted_again_at().unwrap_or(due + IDLE);
             let event = tokio::select! {
                 () = heard => Event::Look,
+                // There may be room for output again.
+                () = pongs.heard() => Event::Look,
                 Some(reply) = replies.recv() => Event::Reply(reply),
                 () = tokio::time::sleep_until(due.min(again)) => Event::Look,
                 () = stop.cancelled() => Event::Stop,
@@ -112,6 +114,7 @@ impl Writer {
             match self.sent.step(&line, Instant::now()) {
                 None => return Ok(some),
                 Some(Step::Frame(frame)) => self.frame(&frame).await?,
+                Some(Step::Block(_)) if !self.keepalive.has_room() => return Ok(some),
                 Some(Step::Block(block)) => {
                     self.block(block).await?;
                     return Ok(true);
@@ -145,7 +148,11 @@ impl Writer {
             self.send(Message::binary(frame.encode())).await?;
             offset += chunk.len() as u64;
             self.sent.advance(delivery, stream, offset);
+            self.keepalive.wrote(chunk.len() as u64);
             self.ping().await?;
+            if !self.keepalive.has_room() {
+                break;
+            }
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! What it does not do of its own accord: lose, change or reorder a byte. A connection that one end lost is lost for the
 //! other end too, by the same means, as soon as the news can travel.
 
+use super::eventually::PATIENCE;
 use super::lane::{Direction, Flow, Lane, carry};
 use socket2::SockRef;
 use std::net::SocketAddr;
@@ -151,6 +152,14 @@ impl Proxy {
     /// What went through so far.
     pub fn counts(&self) -> &Counts {
         &self.link.counts
+    }
+
+    /// Cuts everything after so many more bytes in this direction, and waits until that has happened.
+    pub async fn cut_after(&self, direction: Direction, bytes: u64, cut: Cut) {
+        let mut faults = self.link.faults.subscribe();
+        self.set(|faults| faults.lane_mut(direction).cut_after = Some((bytes, cut)));
+        let over = faults.wait_for(|faults| faults.lane(direction).cut_after.is_none());
+        tokio::time::timeout(PATIENCE, over).await.expect("so many bytes come").unwrap();
     }
 
     /// Connections that have not ended yet.
