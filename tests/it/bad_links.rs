@@ -101,7 +101,16 @@ async fn a_slow_a_late_and_a_split_link_carry_much_output_and_nobody_is_evicted(
     ];
     let runs = links.map(|(name, lane)| async move {
         let (proxy, agent) = quiet(api, name).await;
-        proxy.set(|faults| (faults.to_client, faults.to_server) = (lane, lane));
+        // Over the bad link it connects, too.
+        proxy.set(|faults| {
+            (faults.to_client, faults.to_server) = (lane, lane);
+            faults.cut(Cut::Fin);
+        });
+        eventually(&format!("{name} is back"), || async {
+            let shown = api.get(&format!("/api/agents/{name}")).await;
+            (shown["epoch"] == 2 && shown["online"] == true).then_some(())
+        })
+        .await;
         let begun = Instant::now();
         let command = api.run(name, &format!("echo run >> {}; seq 1 100000", agent.runs().display())).await;
         let ended = api.until(&command, &["succeeded"]).await;
@@ -110,7 +119,7 @@ async fn a_slow_a_late_and_a_split_link_carry_much_output_and_nobody_is_evicted(
         assert!(api.output(&command, "stdout").await == numbers(100_000), "{name}: a hole or a repetition");
         assert_eq!(agent.told(), ["run"]);
         let shown = api.get(&format!("/api/agents/{name}")).await;
-        assert_eq!(shown["epoch"], 1, "it stayed connected: {shown}\n{}", agent.process.printed());
+        assert_eq!(shown["epoch"], 2, "it stayed connected: {shown}\n{}", agent.process.printed());
     });
     join_all(runs).await;
     server.stop().await;
