@@ -73,7 +73,8 @@ async fn output_is_whole_though_the_link_is_cut_inside_its_frames() {
 
 #[tokio::test]
 async fn a_dispatch_that_is_cut_in_the_middle_runs_once() {
-    let server = TestServer::start().await;
+    // No ping comes between.
+    let server = TestServer::start_with(|config| config.keepalive.ping_interval = Duration::from_secs(600)).await;
     let api = &server.api;
     let (proxy, agent) = quiet(api, "web-1").await;
     for (number, (bytes, cut)) in [(1, Cut::Fin), (60, Cut::Reset), (300, Cut::Fin)].into_iter().enumerate() {
@@ -82,6 +83,7 @@ async fn a_dispatch_that_is_cut_in_the_middle_runs_once() {
             futures_util::future::join(api.run("web-1", &line), proxy.cut_after(Direction::ToClient, bytes, cut)).await;
         let ended = api.until(&command, &["succeeded"]).await;
         assert_eq!(ended["deliveries"][0]["attempt"], 2, "the first never arrived whole: {ended}");
+        eventually("`stored` is through", || async { (agent.held() == 0).then_some(()) }).await;
     }
     assert_eq!(agent.told(), ["0", "1", "2"]);
     server.stop().await;
@@ -99,7 +101,16 @@ async fn a_slow_a_late_and_a_split_link_carry_much_output_and_nobody_is_evicted(
     ];
     let runs = links.map(|(name, lane)| async move {
         let (proxy, agent) = quiet(api, name).await;
-        proxy.set(|faults| (faults.to_client, faults.to_server) = (lane, lane));
+        // Over the bad link it connects, too.
+        proxy.set(|faults| {
+            (faults.to_client, faults.to_server) = (lane, lane);
+            faults.cut(Cut::Fin);
+        });
+        eventually(&format!("{name} is back"), || async {
+            let shown = api.get(&format!("/api/agents/{name}")).await;
+            (shown["epoch"] == 2 && shown["online"] == true).then_some(())
+        })
+        .await;
         let begun = Instant::now();
         let command = api.run(name, &format!("echo run >> {}; seq 1 100000", agent.runs().display())).await;
         let ended = api.until(&command, &["succeeded"]).await;
@@ -108,7 +119,7 @@ async fn a_slow_a_late_and_a_split_link_carry_much_output_and_nobody_is_evicted(
         assert!(api.output(&command, "stdout").await == numbers(100_000), "{name}: a hole or a repetition");
         assert_eq!(agent.told(), ["run"]);
         let shown = api.get(&format!("/api/agents/{name}")).await;
-        assert_eq!(shown["epoch"], 1, "it stayed connected: {shown}\n{}", agent.process.printed());
+        assert_eq!(shown["epoch"], 2, "it stayed connected: {shown}\n{}", agent.process.printed());
     });
     join_all(runs).await;
     server.stop().await;

@@ -2,25 +2,26 @@
 //!
 //! Only the pong to the latest ping counts. Frames that merely arrive prove the direction that is not in doubt.
 //!
-//! Output is paced by the same pings: one follows each block, and only [`UNANSWERED_MAX`] may be unanswered before the
-//! next. Otherwise a slow line would hold minutes of output in its buffers, and every pong, ours and the server's, would
-//! come too late behind it.
+//! Pings and pongs wait in line behind output, in buffers on both hosts and on the way. So that a slow link is not taken
+//! for a dead one, by us or by the server, little output is on its way at any time: a pong proves what went before its ping.
 
 use crate::backoff::jitter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
-/// Blocks of output on their way. With blocks of 32 KiB a line of 7 kB/s is fast enough for the pong's 10 s, and one with
-/// a round trip of 0.6 s still carries 100 kB/s.
-const UNANSWERED_MAX: u64 = 2;
 /// Shortest interval and timeout taken from a server: a broken one must not make agents spin.
 const SHORTEST: Duration = Duration::from_millis(50);
 /// Longest: a server's typing error must not switch the proof off.
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// Output that may be on its way unproven, in bytes. At 7 kB a second it is through within the server's pong timeout of
+/// 10 s; less would slow links with long round trips (this much for each).
+const ON_ITS_WAY_MAX: u64 = 64 * 1024;
+/// A ping goes along with so much output, so that proof comes before there is no more room.
+const PING_EVERY: u64 = ON_ITS_WAY_MAX / 4;
 
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,17 +49,13 @@ impl Pongs {
     pub fn take(&self, payload: &[u8]) {
         if let Ok(counter) = payload.try_into().map(u64::from_be_bytes) {
             self.0.counter.fetch_max(counter, Ordering::AcqRel);
-            self.0.bell.notify_waiters();
+            self.0.bell.notify_one();
         }
     }
 
-    /// Ends at the next pong. One is heard from this call on, if the future is enabled: call it before looking.
-    pub fn listen(&self) -> Notified<'_> {
-        self.0.bell.notified()
-    }
-
-    fn latest(&self) -> u64 {
-        self.0.counter.load(Ordering::Acquire)
+    /// Waits for the next pong, for one waiter.
+    pub async fn heard(&self) {
+        self.0.bell.notified().await;
     }
 }
 
@@ -71,6 +68,10 @@ pub struct Keepalive {
     pinged: Instant,
     next: Instant,
     pongs: Pongs,
+    /// Output written before the latest ping and not proven.
+    before_ping: u64,
+    /// Output written after it.
+    since_ping: u64,
 }
 
 impl Keepalive {
@@ -78,41 +79,53 @@ impl Keepalive {
     pub fn new(interval_ms: u64, timeout_ms: u64, now: Instant, pongs: Pongs) -> Self {
         let interval = Duration::from_millis(interval_ms).clamp(SHORTEST, LONGEST);
         let timeout = Duration::from_millis(timeout_ms).clamp(SHORTEST, LONGEST);
-        Self { interval, timeout, counter: 0, pinged: now, next: now + spread(interval), pongs }
+        let next = now + spread(interval);
+        Self { interval, timeout, counter: 0, pinged: now, next, pongs, before_ping: 0, since_ping: 0 }
+    }
+
+    /// Whether the latest ping is answered.
+    fn answered(&mut self) -> bool {
+        let answered = self.pongs.0.counter.load(Ordering::Acquire) >= self.counter;
+        if answered {
+            self.before_ping = 0;
+        }
+        answered
+    }
+
+    /// Where its pongs are heard.
+    pub fn pongs(&self) -> Pongs {
+        self.pongs.clone()
+    }
+
+    /// Output was written.
+    pub fn wrote(&mut self, bytes: u64) {
+        self.since_ping += bytes;
+    }
+
+    /// Whether more output may go on its way. If not, a pong is due and will be heard.
+    pub fn has_room(&mut self) -> bool {
+        self.answered();
+        self.before_ping + self.since_ping < ON_ITS_WAY_MAX
     }
 
     /// What to do now; after [`Turn::Ping`] the ping counts as sent.
     pub fn turn(&mut self, now: Instant) -> Turn {
-        let answered = self.pongs.latest() >= self.counter;
+        let answered = self.answered();
         let deadline = self.pinged + self.timeout;
         if !answered && now >= deadline {
             return Turn::Silent;
         }
-        if now < self.next {
+        if now < self.next && self.since_ping < PING_EVERY {
             return Turn::Wait(if answered { self.next } else { self.next.min(deadline) });
         }
         if !answered {
             return Turn::Wait(deadline);
         }
-        Turn::Ping(self.ping(now))
-    }
-
-    /// Where pongs are counted.
-    pub fn pongs(&self) -> Pongs {
-        self.pongs.clone()
-    }
-
-    /// Whether a block of output may go out.
-    pub fn has_room(&self) -> bool {
-        self.counter.saturating_sub(self.pongs.latest()) < UNANSWERED_MAX
-    }
-
-    /// A ping that counts as sent: its counter.
-    pub fn ping(&mut self, now: Instant) -> u64 {
         self.counter += 1;
         self.pinged = now;
         self.next = now + spread(self.interval);
-        self.counter
+        self.before_ping += std::mem::take(&mut self.since_ping);
+        Turn::Ping(self.counter)
     }
 }
 
@@ -142,17 +155,24 @@ mod tests {
     }
 
     #[test]
-    fn output_goes_no_further_than_the_pongs_allow() {
+    fn little_output_is_on_its_way_until_a_pong_proves_what_went_before() {
         let now = Instant::now();
         let pongs = Pongs::default();
         let mut keepalive = Keepalive::new(8_000, 10_000, now, pongs.clone());
-        let mut sent = 0;
-        while keepalive.has_room() {
-            sent = keepalive.ping(now);
-        }
-        assert_eq!(sent, UNANSWERED_MAX);
-        pongs.take(&(sent - 1).to_be_bytes());
+        keepalive.wrote(PING_EVERY - 1);
+        assert!(matches!(keepalive.turn(now), Turn::Wait(_)));
+        keepalive.wrote(1);
+        assert_eq!(keepalive.turn(now), Turn::Ping(1));
+        keepalive.wrote(ON_ITS_WAY_MAX - PING_EVERY);
+        assert!(!keepalive.has_room());
+        // One ping at a time: its deadline is the next thing to wait for.
+        assert_eq!(keepalive.turn(now), Turn::Wait(now + Duration::from_secs(10)));
+        pongs.take(&1_u64.to_be_bytes());
         assert!(keepalive.has_room());
-        assert_eq!(keepalive.turn(now + Duration::from_secs(10)), Turn::Silent, "the latest is not answered");
+        assert_eq!(keepalive.turn(now), Turn::Ping(2));
+        keepalive.wrote(PING_EVERY);
+        assert!(!keepalive.has_room());
+        pongs.take(&2_u64.to_be_bytes());
+        assert!(keepalive.has_room());
     }
 }

@@ -1,7 +1,7 @@
 //! The writer: owns the sending half. Sends what the board has and the server does not know, replies, and pings.
 //!
-//! Every write has a deadline. Nothing is buffered for a slow connection: output stays in the spool until it is sent,
-//! and all of it is sent before `finished`.
+//! Every write has a deadline. Little is buffered for a slow connection: output stays in the spool until there is room
+//! for it on the way, and all of it is sent before `finished`.
 
 use super::connect::broken;
 use super::dial::Socket;
@@ -71,8 +71,6 @@ impl Writer {
             // Listen before looking, or a ring between the two is lost.
             let mut heard = std::pin::pin!(board.listen());
             heard.as_mut().enable();
-            let mut pong = std::pin::pin!(pongs.listen());
-            pong.as_mut().enable();
             while self.pass(replies).await? {}
             if stop.is_cancelled() {
                 return Err(Leave::left(CloseReason::AgentShutdown, ""));
@@ -81,7 +79,8 @@ impl Writer {
             let again = self.sent.accepted_again_at().unwrap_or(due + IDLE);
             let event = tokio::select! {
                 () = heard => Event::Look,
-                () = pong, if !self.keepalive.has_room() => Event::Look,
+                // There may be room for output again.
+                () = pongs.heard() => Event::Look,
                 Some(reply) = replies.recv() => Event::Reply(reply),
                 () = tokio::time::sleep_until(due.min(again)) => Event::Look,
                 () = stop.cancelled() => Event::Stop,
@@ -115,7 +114,6 @@ impl Writer {
             match self.sent.step(&line, Instant::now()) {
                 None => return Ok(some),
                 Some(Step::Frame(frame)) => self.frame(&frame).await?,
-                // It is found again when there is room; nothing of this delivery overtakes it.
                 Some(Step::Block(_)) if !self.keepalive.has_room() => return Ok(some),
                 Some(Step::Block(block)) => {
                     self.block(block).await?;
@@ -150,9 +148,13 @@ impl Writer {
             self.send(Message::binary(frame.encode())).await?;
             offset += chunk.len() as u64;
             self.sent.advance(delivery, stream, offset);
+            self.keepalive.wrote(chunk.len() as u64);
+            self.ping().await?;
+            if !self.keepalive.has_room() {
+                break;
+            }
         }
-        let counter = self.keepalive.ping(Instant::now());
-        self.send(ping(counter)).await
+        Ok(())
     }
 
     async fn reply(&mut self, reply: Reply) -> Result<(), Leave> {
@@ -175,7 +177,7 @@ impl Writer {
         loop {
             match self.keepalive.turn(Instant::now()) {
                 Turn::Wait(due) => return Ok(due),
-                Turn::Ping(counter) => self.send(ping(counter)).await?,
+                Turn::Ping(counter) => self.send(Message::Ping(counter.to_be_bytes().to_vec().into())).await?,
                 Turn::Silent => return Err(Leave::left(CloseReason::ServerSilent, "no pong in time")),
             }
         }
@@ -202,8 +204,4 @@ impl Writer {
         // Whether it arrives changes nothing.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.sink.send(Message::Close(Some(close)))).await;
     }
-}
-
-fn ping(counter: u64) -> Message {
-    Message::Ping(counter.to_be_bytes().to_vec().into())
 }
