@@ -32,8 +32,8 @@ use tokio::runtime::Runtime;
 /// Agents of a world.
 pub const AGENTS: usize = 3;
 const MINUTE_MS: i64 = 60_000;
-/// Retention, in milliseconds: above every expiry, below the time that a few steps take.
-const HISTORY_MS: i64 = 1000 * MINUTE_MS;
+/// Retention, in milliseconds: below the longest expiry, so that what is too old may still be open.
+const HISTORY_MS: i64 = 100 * MINUTE_MS;
 /// A moment of the model is never this close to something due, in milliseconds: the wall clock goes on meanwhile.
 pub const CLEARANCE_MS: i64 = 20_000;
 
