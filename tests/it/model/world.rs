@@ -59,6 +59,8 @@ pub struct Enrolled {
     pub epoch: u64,
     /// The latest for which the agent said that it is ready.
     pub ready_epoch: u64,
+    /// The number of the connection whose hello was taken last; 0 after a start.
+    pub challenge: u32,
     pub revoked: bool,
 }
 
@@ -136,7 +138,7 @@ impl World {
             let enroll = Enroll { peer: None, secret_hash: [8; 32], public_key, name, tags: BTreeMap::new() };
             let id = self.write(enroll).unwrap().id;
             let seq = self.runtime.block_on(self.store.agent_key(id)).unwrap().unwrap().seq;
-            self.enrolled.push(Enrolled { id, seq, epoch: 0, ready_epoch: 0, revoked: false });
+            self.enrolled.push(Enrolled { id, seq, epoch: 0, ready_epoch: 0, challenge: 0, revoked: false });
             self.agents.push(Agent::default());
         }
         self.audited = [("token.create", 1), ("join.create", 1), ("agent.enroll", AGENTS as u64)].into();
@@ -332,6 +334,7 @@ impl World {
         let (store, thread) = open(&self.folder, &self.clock, &self.groups);
         (self.store, self.thread) = (store, Some(thread));
         self.rows.recover(self.now_ms);
+        self.enrolled.iter_mut().for_each(|enrolled| enrolled.challenge = 0);
         for link in self.agents.iter_mut().flat_map(|agent| &mut agent.links) {
             link.leave();
         }
