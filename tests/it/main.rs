@@ -37,6 +37,7 @@ mod lost_frames;
 mod model;
 mod proxy;
 mod quota;
+mod random_cuts;
 mod reconnect;
 mod restore;
 mod retention;
