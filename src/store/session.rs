@@ -72,6 +72,7 @@ impl BeginSession {
             return Err(if revoked { unknown } else { StoreError::Fenced });
         };
         let epoch = u64::try_from(epoch).unwrap_or(0);
+        let clash = clash || self.goes_back(apply)?;
         // An older session of this agent looks, and finds that it is over.
         apply.touched.agents.insert(self.agent_seq);
         let mut verdicts = Vec::with_capacity(self.journal.len());
@@ -80,6 +81,19 @@ impl BeginSession {
         }
         self.reconcile_the_rest(apply, epoch, clash)?;
         Ok(SessionBegun { epoch, verdicts, clash })
+    }
+
+    /// Whether the journal holds something as waiting that was reported as started: an older state of it, or a copy from
+    /// before, of the same epoch.
+    fn goes_back(&self, apply: &mut Apply<'_>) -> Result<bool, StoreError> {
+        const CLASH: &str = "UPDATE agents SET clash_ms = ?2 WHERE seq = ?1";
+        for entry in self.journal.iter().filter(|entry| entry.state == State::Accepted) {
+            if find(apply, self.agent_seq, entry.delivery)?.is_some_and(|row| row.started) {
+                apply.conn.prepare_cached(CLASH)?.execute((self.agent_seq, apply.now_ms))?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An entry of the journal: our row follows it.
@@ -122,8 +136,14 @@ impl BeginSession {
         const DOUBTED: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.in_doubt = 1"); // deliveries_outbox
         const CLEAR: &str = "UPDATE deliveries SET in_doubt = 0, due_ms = ?2 WHERE seq = ?1";
         let journaled: HashSet<DeliveryId> = self.journal.iter().map(|entry| entry.delivery).collect();
-        let because =
-            Because { epoch: Some(epoch), cause: Some("reconciliation"), reason: Some("the agent no longer knows it") };
+        let because = match clash {
+            true => Because { epoch: Some(epoch), cause: Some("identity clash"), reason: Some(CLASH_REASON) },
+            false => Because {
+                epoch: Some(epoch),
+                cause: Some("reconciliation"),
+                reason: Some("the agent no longer knows it"),
+            },
+        };
         for mut row in rows(apply.conn, HELD, self.agent_seq)? {
             if !journaled.contains(&row.id) {
                 transition(apply, &mut row, State::Lost, &because)?;
@@ -131,11 +151,10 @@ impl BeginSession {
         }
         for mut row in rows(apply.conn, DOUBTED, self.agent_seq)? {
             if clash {
-                let because = Because { cause: Some("identity clash"), reason: Some(CLASH_REASON), ..because };
                 transition(apply, &mut row, State::Lost, &because)?;
                 continue;
             }
-            let because = Because { reason: Some("cancelled before it arrived"), ..because };
+            let because = Because { reason: Some("cancelled before it arrived"), ..because.clone() };
             apply.conn.prepare_cached(CLEAR)?.execute((row.seq, row.not_after_ms))?;
             if row.cancel_requested {
                 transition(apply, &mut row, State::Cancelled, &because)?;

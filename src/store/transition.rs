@@ -29,6 +29,8 @@ pub struct DeliveryRow {
     pub in_doubt: bool,
     /// Somebody asked to cancel it.
     pub cancel_requested: bool,
+    /// Its agent has reported its start.
+    pub started: bool,
     /// The command's timeout.
     pub timeout_ms: i64,
     /// The command's expiry.
@@ -42,7 +44,8 @@ macro_rules! select_deliveries {
     ($rest:literal) => {
         concat!(
             "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id, \
+             d.started_ms IS NOT NULL \
              FROM deliveries d JOIN commands c ON c.seq = d.command_seq ",
             $rest
         )
@@ -64,6 +67,7 @@ pub fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         attempt: row.get(4)?,
         in_doubt: row.get(5)?,
         cancel_requested: row.get(6)?,
+        started: row.get(11)?,
         timeout_ms: row.get(7)?,
         not_after_ms: row.get(8)?,
         created_ms: row.get(9)?,

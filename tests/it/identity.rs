@@ -117,6 +117,35 @@ async fn what_several_copies_hold_is_started_by_none_of_them() {
     server.stop().await;
 }
 
+/// A snapshot of the host that is restored within one session shows the same epoch; what it holds betrays it.
+#[tokio::test]
+async fn what_was_reported_as_started_does_not_start_from_an_older_state_of_the_journal() {
+    let server = TestServer::start().await;
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let mut journal = Vec::new();
+    let mut commands = Vec::new();
+    for _ in 0..3 {
+        commands.push(server.api.run("web-1", "true").await);
+        let (delivery, _) = agent.dispatched().await;
+        agent.send(&AgentFrame::Accepted { delivery }).await;
+        journal.push(JournalEntry { delivery, state: State::Accepted });
+    }
+    agent.send(&AgentFrame::Started { delivery: journal[0].delivery }).await;
+    server.api.until(&commands[0], &["running"]).await;
+    server.api.until(&commands[2], &["accepted"]).await;
+    drop(agent);
+    let restored = RawAgent::connect_with(&server.api, &identity, journal[..2].to_vec()).await;
+    assert_eq!(kept(&restored), [false, false]);
+    for command in &commands {
+        let lost = server.api.command(command).await;
+        assert_eq!(lost["state"], "lost");
+        assert!(lost["deliveries"][0]["reason"].as_str().unwrap().contains("restored"), "{lost}");
+    }
+    assert!(server.api.get("/api/agents/web-1").await["clash_ms"].is_i64());
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn an_agent_that_does_not_say_that_it_is_ready_is_given_nothing_and_closed() {
     let server = TestServer::start_with(|config| config.keepalive.accept_timeout = Duration::from_secs(2)).await;
@@ -219,6 +248,32 @@ async fn two_copies(copy_first: bool) {
         assert!(number >= 4 || ended["state"] != "succeeded", "it was killed: {ended}");
     }
     assert!(server.api.get("/api/agents/web-1").await["clash_ms"].is_i64());
+    server.stop().await;
+}
+
+/// It dies when its journal passes for the one that the server knows, and before it has said so.
+#[cfg(debug_assertions)]
+#[tokio::test]
+async fn a_clone_that_dies_in_its_handshake_does_not_start_afterwards_what_it_was_told_not_to() {
+    let server = TestServer::start().await;
+    let mut original = TestAgent::start(&server.api, "web-1").await;
+    let ran = server.data.path().join("ran");
+    let mut commands = Vec::new();
+    for number in 0..5 {
+        commands.push(server.api.run("web-1", &format!("echo {number} >> {}; sleep 600", ran.display())).await);
+    }
+    server.api.until(&commands[4], &["accepted"]).await;
+    original.process.kill();
+    let mut copy = TestAgent::on_copy(original.copy_of_data(), "web-1");
+    copy.restart_until("web-1", Some("agent.epoch"));
+    copy.process.ended().await;
+    server.api.until(&commands[4], &["lost"]).await;
+    copy.restart("web-1");
+    server.api.until_online("web-1", true).await;
+    let next = server.api.run("web-1", "true").await;
+    server.api.until(&next, &["succeeded"]).await;
+    assert_eq!(runs(&ran, 4), 0, "it waited in both");
+    assert_eq!(server.api.command(&commands[4]).await["state"], "lost");
     server.stop().await;
 }
 

@@ -9,9 +9,10 @@ use super::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, Leave, SESS
 use super::writer::Writer;
 use crate::agent::credential::Credential;
 use crate::agent::facts;
-use crate::agent::journal::Op;
+use crate::agent::journal::{JournalError, Op};
 use crate::agent::runner::queue::Runner;
 use crate::backoff::Backoff;
+use crate::crash;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::AgentFrame;
 use crate::protocol::ids::AgentId;
@@ -80,16 +81,12 @@ async fn live(
     stop: &CancellationToken,
 ) -> Leave {
     let sent = Sent::after_hello(&welcomed.told, &welcomed.verdicts, Instant::now());
-    // Before the time is known: that is what recovered deliveries wait for, and these must not start.
-    for verdict in welcomed.verdicts.iter().filter(|verdict| !verdict.keep) {
-        runner.let_go(verdict.delivery).await;
+    // Before the time is known: that is what recovered deliveries wait for, and some must not start.
+    let settled = settle(&welcomed, runner).await;
+    if settled.is_ok() {
+        *last_epoch = welcomed.epoch;
+        runner.time.learn(welcomed.server_time_ms);
     }
-    // On disk before the writer says so.
-    if let Err(why) = runner.journal.write(Op::Epoch(welcomed.epoch)).await {
-        return Leave::left(CloseReason::AgentStorage, why.to_string());
-    }
-    *last_epoch = welcomed.epoch;
-    runner.time.learn(welcomed.server_time_ms);
     let (sink, stream) = welcomed.socket.split();
     let (replies, mut asked) = mpsc::channel(REPLIES_MAX);
     let pongs = Pongs::default();
@@ -97,12 +94,15 @@ async fn live(
     let mut reader = Reader { stream, pongs: pongs.clone(), intake, runner: runner.clone(), replies: replies.clone() };
     let keepalive = Keepalive::new(welcomed.ping_interval_ms, welcomed.pong_timeout_ms, Instant::now(), pongs);
     let mut writer = Writer { sink, sent, keepalive, board: runner.board.clone() };
-    let leave = tokio::select! {
-        leave = reader.read() => leave,
-        leave = writer.write(&mut asked, stop) => leave,
-        leave = tell_facts(&replies) => leave,
-        // Whatever the other two are stuck in.
-        leave = overdue(stop) => leave,
+    let leave = match settled {
+        Err(why) => Leave::left(CloseReason::AgentStorage, why.to_string()),
+        Ok(()) => tokio::select! {
+            leave = reader.read() => leave,
+            leave = writer.write(&mut asked, stop) => leave,
+            leave = tell_facts(&replies) => leave,
+            // Whatever the other two are stuck in.
+            leave = overdue(stop) => leave,
+        },
     };
     writer.farewell(&leave).await;
     if stop.is_cancelled() {
@@ -110,6 +110,17 @@ async fn live(
         let _ = tokio::time::timeout(PARTING, reader.wait_for_end()).await;
     }
     leave
+}
+
+/// Brings the journal in line with `welcome`, before the writer says that it is ready.
+async fn settle(welcomed: &Welcomed, runner: &Runner) -> Result<(), JournalError> {
+    for verdict in welcomed.verdicts.iter().filter(|verdict| !verdict.keep) {
+        runner.let_go(verdict.delivery).await?;
+    }
+    // Last: with this epoch in it the journal passes for the one that the server knows.
+    runner.journal.write(Op::Epoch(welcomed.epoch)).await?;
+    crash::point("agent.epoch");
+    Ok(())
 }
 
 async fn overdue(stop: &CancellationToken) -> Leave {

@@ -9,7 +9,7 @@ use super::drain::End;
 use super::process::{Orders, Process};
 use super::report::{INTERRUPTED, outcome};
 use crate::agent::board::{Board, Phase};
-use crate::agent::journal::{Held, Op};
+use crate::agent::journal::{Held, JournalError, Op};
 use crate::agent::journal_thread::Journal;
 use crate::agent::server_time::ServerTime;
 use crate::agent::spool::{self, Spool};
@@ -307,14 +307,24 @@ impl Runner {
         true
     }
 
-    /// The server wants no report of it: what has not started does not start, what has ended is forgotten.
-    pub async fn let_go(&self, delivery: DeliveryId) {
+    /// The server wants no report of it: what has not started does not start, not even after a crash; what has ended is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`JournalError`]: it may still start after a crash.
+    pub async fn let_go(&self, delivery: DeliveryId) -> Result<(), JournalError> {
         self.board.set_discard(delivery);
         match self.board.line(delivery).map(|line| (line.phase, line.cancel)) {
-            Some((Phase::Accepted | Phase::Arriving, cancel)) => cancel.cancel(),
+            Some((Phase::Accepted | Phase::Arriving, cancel)) => {
+                cancel.cancel();
+                // A tombstone at once: after a crash it is neither started nor told.
+                self.journal.write(Op::Finish(delivery, cancelled_before())).await?;
+                self.journal.write(Op::Forget(delivery)).await?;
+            }
             Some((Phase::Ended(_), _)) => self.forget(delivery).await,
             Some((Phase::Running, _)) | None => {}
         }
+        Ok(())
     }
 
     /// Forgets an ended delivery, but for its tombstone.
