@@ -7,8 +7,8 @@ use crate::harness::server::TestServer;
 use std::sync::atomic::Ordering;
 
 const COMMANDS: usize = 1000;
-const AT_ONCE: usize = 50;
-/// The first ones fill every buffer on the way: 32 of them go out, a megabyte.
+const AT_ONCE: usize = 20;
+/// The first ones fill every buffer on the way: together they have 600 kB.
 const PADDING: usize = 30_000;
 
 /// With the default settings, so it takes up to 20 s until the eviction.
@@ -23,26 +23,32 @@ async fn a_thousand_commands_behind_a_dead_socket_hold_up_nobody_and_run_once_wh
 
     proxy.set(|faults| faults.both(Flow::Held));
     let carried = proxy.counts().to_client.load(Ordering::Relaxed);
-    let line = |number: usize| {
+    let line = &|number: usize| {
         let padding = if number < AT_ONCE { PADDING } else { 0 };
         format!("echo {number} >> {} #{}", runs.display(), "x".repeat(padding))
     };
-    let fault = async {
-        let mut commands = Vec::new();
-        for first in (0..COMMANDS).step_by(AT_ONCE) {
-            let lines: Vec<_> = (first..first + AT_ONCE).map(line).collect();
-            commands.extend(futures_util::future::join_all(lines.iter().map(|line| api.run("far", line))).await);
+    let submit = |first: usize| async move {
+        let lines: Vec<_> = (first..first + AT_ONCE).map(line).collect();
+        futures_util::future::join_all(lines.iter().map(|line| api.run("far", line))).await
+    };
+    let mut commands = submit(0).await;
+    // From here until the eviction a frame is being written to a full socket.
+    let submissions = async {
+        for first in (AT_ONCE..COMMANDS).step_by(AT_ONCE) {
+            commands.extend(submit(first).await);
         }
         // All were answered, and nobody has read a byte.
         assert_eq!(proxy.counts().to_client.load(Ordering::Relaxed), carried);
         assert_eq!(api.get("/api/agents/far").await["outbox"], COMMANDS);
+    };
+    let ((), at_first) = api.meanwhile("healthy", submissions).await;
+    let eviction = async {
         let evicted = api.until_online("far", false).await;
         assert_eq!(evicted["outbox"], COMMANDS, "nothing has left that was not accepted");
-        commands
     };
-    let (commands, round_trips) = api.meanwhile("healthy", fault).await;
-    println!("{round_trips} round trips of the healthy agent meanwhile");
-    assert!(round_trips > 20, "{round_trips}");
+    let ((), later) = api.meanwhile("healthy", eviction).await;
+    println!("{at_first} round trips of the healthy agent during the submissions, {later} more until the eviction");
+    assert!(at_first > 5 && later > 20, "{at_first}, {later}");
     let reason = api.last_close("far").await;
     println!("evicted for {reason}");
     assert!(["pong_timeout", "write_timeout"].contains(&reason.as_str()), "{reason}");
