@@ -48,6 +48,7 @@ CREATE TABLE agents (
     revoked_ms  INTEGER,                                -- NULL: not revoked
     epoch       INTEGER NOT NULL DEFAULT 0,             -- of the latest session; only grows
     ready_epoch INTEGER NOT NULL DEFAULT 0,             -- the latest that is known to be in the agent's journal
+    challenge   INTEGER NOT NULL DEFAULT 0,             -- number of the connection that the latest session is on; 0 after a start
     clash_ms    INTEGER,                                -- when a hello last came from another journal than that; NULL: never
     session_open INTEGER NOT NULL DEFAULT 0 CHECK (session_open IN (0, 1)), -- 1: that session has not ended in order
     connected_ms INTEGER,                               -- when the latest session began

@@ -12,6 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 /// Times of an agent's session. The defaults find a black hole in either direction in at most 20 s: a ping (8 s + 20 %)
@@ -56,6 +57,8 @@ pub struct App {
     pub presence: Presence,
     /// Who may connect now.
     pub admission: Admission,
+    /// Challenges given out so far: which of two connections of an agent is the later one.
+    pub challenges: AtomicI64,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// All tasks, and the wish to stop.
@@ -83,6 +86,7 @@ impl App {
             store,
             presence: Presence::default(),
             admission: Admission::default(),
+            challenges: AtomicI64::new(0),
             metrics,
             tasks,
             keepalive,

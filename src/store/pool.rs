@@ -88,3 +88,19 @@ impl r2d2::ManageConnection for ReadOnly {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_are_on_the_disk_before_they_are_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let conn = open_writer(&folder.path().join("a.db")).unwrap();
+        use_wal(&conn).unwrap();
+        let synchronous: i64 = conn.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        // 2 is FULL: in WAL mode, too, each commit is synced (https://sqlite.org/pragma.html#pragma_synchronous).
+        assert_eq!((synchronous, mode.as_str()), (2, "wal"));
+    }
+}

@@ -21,6 +21,8 @@ pub struct BeginSession {
     pub version: String,
     /// Its operating system.
     pub os: String,
+    /// Which challenge it answered: a higher number was given out later, by this process.
+    pub challenge: i64,
     /// The latest epoch in its journal.
     pub last_epoch: u64,
     /// All that its journal has not been allowed to forget.
@@ -48,21 +50,27 @@ impl BeginSession {
     /// older state, or a new one: what it does not hold may have been given to the other, and run there.
     ///
     /// # Errors
-    /// `NotFound` for a revoked agent; SQLite's.
+    /// `Fenced` for an answer that comes after that to a later challenge: it tells what was true before. `NotFound` for a
+    /// revoked agent; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<SessionBegun, StoreError> {
         // Higher than what the journal has, too: this database may have been restored from a backup.
         const BEGIN: &str = "UPDATE agents SET epoch = max(epoch, ?5) + 1, session_open = 1, connected_ms = ?2, \
-             proven_ms = ?2, version = ?3, os = ?4, clash_ms = iif(?5 < ready_epoch, ?2, clash_ms) \
-             WHERE seq = ?1 AND revoked_ms IS NULL RETURNING epoch, ?5 < ready_epoch";
+             proven_ms = ?2, version = ?3, os = ?4, clash_ms = iif(?5 < ready_epoch, ?2, clash_ms), \
+             challenge = ?6 WHERE seq = ?1 AND revoked_ms IS NULL AND challenge < ?6 RETURNING epoch, ?5 < ready_epoch";
         let last_epoch = i64::try_from(self.last_epoch).unwrap_or(i64::MAX - 1);
         let begun: Option<(i64, bool)> = apply
             .conn
             .prepare_cached(BEGIN)?
-            .query_row((self.agent_seq, apply.now_ms, &self.version, &self.os, last_epoch), |row| {
+            .query_row((self.agent_seq, apply.now_ms, &self.version, &self.os, last_epoch, self.challenge), |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })
             .optional()?;
-        let (epoch, clash) = begun.ok_or(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() })?;
+        let Some((epoch, clash)) = begun else {
+            const REVOKED: &str = "SELECT revoked_ms IS NOT NULL FROM agents WHERE seq = ?1";
+            let revoked = apply.conn.prepare_cached(REVOKED)?.query_row([self.agent_seq], |row| row.get(0))?;
+            let unknown = StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() };
+            return Err(if revoked { unknown } else { StoreError::Fenced });
+        };
         let epoch = u64::try_from(epoch).unwrap_or(0);
         // An older session of this agent looks, and finds that it is over.
         apply.touched.agents.insert(self.agent_seq);
@@ -207,7 +215,10 @@ pub fn recover(conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
          AND (state IN ('accepted', 'running') OR (state = 'queued' AND in_doubt = 1))";
     const CLOSE: &str = "UPDATE agents SET session_open = 0, close_reason = 'connection_lost', closed_ms = ?1 \
          WHERE session_open = 1";
+    // Challenges are counted from 1 in each process.
+    const UNCOUNT: &str = "UPDATE agents SET challenge = 0 WHERE challenge <> 0";
     let tx = conn.unchecked_transaction()?;
+    tx.execute(UNCOUNT, [])?;
     tx.execute(GRACE, [now_ms + START_GRACE_MS])?;
     tx.execute(CLOSE, [now_ms])?;
     tx.commit()

@@ -20,27 +20,30 @@ async fn an_older_session_writes_nothing_more() {
     let identity = Identity::enroll(&server.api, "web-1").await;
     let agent_seq = store.agent_key(identity.id).await.unwrap().unwrap().seq;
     let command = server.api.run("web-1", "true").await;
-    let begin = |last_epoch| BeginSession {
+    let begin = |challenge, last_epoch| BeginSession {
         agent_seq,
         version: "1".into(),
         os: "test".into(),
+        challenge,
         last_epoch,
         journal: Vec::new(),
     };
     let claim = |epoch| Claim { agent_seq, epoch, window: 32, in_flight: HashSet::new() };
 
-    let older = store.write(begin(0)).await.unwrap().epoch;
+    let older = store.write(begin(1, 0)).await.unwrap().epoch;
     assert!(store.write(claim(older)).await.unwrap().rows.is_empty(), "its journal has not confirmed the epoch");
     store.write(Ready { agent_seq, epoch: older }).await.unwrap();
     let claimed = store.write(claim(older)).await.unwrap();
     let delivery = claimed.rows[0].id;
-    let newer = store.write(begin(older)).await.unwrap().epoch;
+    let newer = store.write(begin(3, older)).await.unwrap().epoch;
     assert!(newer > older);
 
     let report = Report { agent_seq, epoch: older, delivery };
     let frame = OutputFrame { delivery, stream: Stream::Stdout, offset: 0, bytes: b"late".to_vec() };
     let fenced = |error: Option<StoreError>| assert!(matches!(error, Some(StoreError::Fenced)), "{error:?}");
     fenced(store.write(claim(older)).await.err());
+    // A hello that answers an earlier challenge than the newest session's was under way for long.
+    fenced(store.write(begin(2, older)).await.err());
     fenced(store.write(Ready { agent_seq, epoch: older }).await.err());
     fenced(store.write(Accept(report)).await.err());
     fenced(store.write(Start(report)).await.err());

@@ -7,15 +7,17 @@ use crate::harness::cli::good;
 use crate::harness::eventually::eventually;
 use crate::harness::lane::Flow;
 use crate::harness::proxy::{Cut, Proxy};
-use crate::harness::raw_agent::{Identity, RawAgent, close_code, success};
+use crate::harness::raw_agent::{Identity, RawAgent, close_code, dial, success};
 use crate::harness::server::TestServer;
+use futures_util::SinkExt;
 use postrider::protocol::close::CloseReason;
-use postrider::protocol::frame::{AgentFrame, JournalEntry, JournalVerdict, ServerFrame};
+use postrider::protocol::frame::{AgentFrame, JournalEntry, JournalVerdict, ServerFrame, encode};
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::state::State;
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
+use tokio_tungstenite::tungstenite::Message;
 
 fn kept(agent: &RawAgent) -> Vec<bool> {
     match &agent.welcome {
@@ -67,6 +69,25 @@ async fn what_was_given_to_one_copy_is_not_offered_to_another() {
     first.send(&AgentFrame::Finished { delivery: delivery(&taken), outcome: success() }).await;
     server.api.until(&id(&taken), &["succeeded"]).await;
     assert_eq!(events(&server.api.command(&id(&next)).await), ["queued", "dispatched", "lost"]);
+    server.stop().await;
+}
+
+/// A connection that the agent has given up may still deliver what it said.
+#[tokio::test]
+async fn a_hello_that_comes_after_a_later_connections_is_too_late() {
+    let server = TestServer::start().await;
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let (mut early, nonce, server_id) = dial(server.api.address()).await;
+    let hello = identity.hello(&nonce, server_id, Vec::new());
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let command = server.api.run("web-1", "true").await;
+    let (delivery, _) = agent.dispatched().await;
+    early.send(Message::text(encode(&hello))).await.unwrap();
+    assert_eq!(close_code(&mut early).await, Some(CloseReason::Superseded.code()));
+    agent.complete(delivery).await;
+    server.api.until(&command, &["succeeded"]).await;
+    let shown = server.api.get("/api/agents/web-1").await;
+    assert_eq!((&shown["epoch"], &shown["clash_ms"]), (&json!(agent.epoch()), &json!(null)));
     server.stop().await;
 }
 

@@ -299,6 +299,23 @@ fn the_documents_have_every_verb() {
     nothing_wrong(&missing);
 }
 
+/// `file::test` between backticks, where `file` is one of these files or folders.
+#[test]
+fn the_tests_that_the_architecture_names_are_there() {
+    let text = document("ARCHITECTURE.md");
+    let named: Vec<_> = text.split('`').filter_map(|word| word.split_once("::")).collect();
+    assert!(named.len() > 30, "{named:?}");
+    let has = |module: &str, test: &str| {
+        let path = |rest: &str| format!("{}/tests/it/{module}{rest}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(path("")).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let mut files = files.chain([path(".rs").into()]);
+        files.any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains(&format!("fn {test}()"))))
+    };
+    let missing: Vec<_> =
+        named.iter().filter(|(module, test)| !has(module, test)).map(|name| format!("{name:?}")).collect();
+    nothing_wrong(&missing);
+}
+
 /// A database of the current schema that takes rows without their parents.
 fn schema() -> Connection {
     let conn = Connection::open_in_memory().unwrap();

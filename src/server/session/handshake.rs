@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt, StreamExt};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -92,6 +93,7 @@ async fn until_stop<T>(
 
 async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
     let nonce = random::<32>();
+    let challenge_number = app.challenges.fetch_add(1, Ordering::Relaxed) + 1;
     let challenge = ServerFrame::Challenge { nonce: URL_SAFE_NO_PAD.encode(nonce), server_id: app.store.server_id };
     send(app, socket, &challenge).await?;
     let hello =
@@ -103,12 +105,14 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
         agent_seq: key.seq,
         version: label(&hello.version),
         os: label(&hello.os),
+        challenge: challenge_number,
         last_epoch: hello.last_epoch,
         journal: hello.journal,
     };
     let begun = app.store.write(begin).await.map_err(|error| match error {
         // Revoked since the key was read.
         StoreError::NotFound { .. } => CloseReason::Revoked,
+        StoreError::Fenced => CloseReason::Superseded,
         error => {
             tracing::warn!(%error, "a session could not be begun");
             CloseReason::ServerStorage

@@ -135,7 +135,14 @@ fn at_the_moment_of_an_answer_what_it_says_is_in_the_file() {
 fn held(world: &mut World) -> Report {
     world.step(&Step::Enqueue { targets: 1, ttl_minutes: 600, timeout_minutes: 1 });
     let agent_seq = world.enrolled[0].seq;
-    let begin = BeginSession { agent_seq, version: "1".into(), os: "test".into(), last_epoch: 0, journal: Vec::new() };
+    let begin = BeginSession {
+        agent_seq,
+        version: "1".into(),
+        os: "test".into(),
+        challenge: 1,
+        last_epoch: 0,
+        journal: Vec::new(),
+    };
     let epoch = world.write(begin).unwrap().epoch;
     world.write(Ready { agent_seq, epoch }).unwrap();
     let claimed = world.write(Claim { agent_seq, epoch, window: 1, in_flight: HashSet::new() }).unwrap();

@@ -62,6 +62,7 @@ fn begin(world: &World, journal: Vec<JournalEntry>) -> BeginSession {
         agent_seq: enrolled.seq,
         version: "1".to_owned(),
         os: "test".to_owned(),
+        challenge: i64::try_from(enrolled.epoch).unwrap() + 1,
         last_epoch: enrolled.ready_epoch,
         journal,
     }

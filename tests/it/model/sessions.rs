@@ -31,6 +31,7 @@ impl World {
             agent_seq: self.enrolled[agent].seq,
             version: "model".to_owned(),
             os: "test".to_owned(),
+            challenge: link.number.into(),
             last_epoch: link.last_epoch,
             journal: link.journal.clone(),
         }
@@ -42,19 +43,23 @@ impl World {
         let waits = |link: &Link| link.epoch.is_none() && !link.over && (Some(link.number) != own) == late;
         let Some(at) = self.agents[agent].links.iter().position(waits) else { return };
         let hello = self.hello(agent, &self.agents[agent].links[at]);
-        let (journal, last_epoch) = (hello.journal.clone(), hello.last_epoch);
+        let (journal, number) = (hello.journal.clone(), self.agents[agent].links[at].number);
         let answer = self.write(hello);
         if self.enrolled[agent].revoked {
             assert!(matches!(answer, Err(StoreError::NotFound { .. })), "{answer:?}");
             self.agents[agent].links.remove(at);
             return;
         }
+        if number <= self.enrolled[agent].challenge {
+            assert!(matches!(answer, Err(StoreError::Fenced)), "{answer:?}");
+            self.agents[agent].links.remove(at);
+            return;
+        }
         let SessionBegun { epoch, verdicts, clash } = answer.unwrap();
         let row = &mut self.enrolled[agent];
         row.epoch += 1;
-        // These agents have one journal each: only what they said long ago may look like another one's.
-        assert_eq!(clash, last_epoch < row.ready_epoch);
-        assert!(late || !clash);
+        row.challenge = number;
+        assert!(!clash, "these agents have one journal each");
         assert_eq!(epoch, self.enrolled[agent].epoch, "each session has the next epoch");
         let kept: Vec<bool> = verdicts.iter().map(|verdict| verdict.keep).collect();
         assert_eq!(kept, self.rows.begin(agent, &journal, clash, self.now_ms), "{journal:?}");

@@ -93,7 +93,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => prop_oneof![3 => 1..3_i64, 3 => 5..70_i64, 1 => 500..2000_i64].prop_map(Step::Pass),
         2 => prop_oneof![-800..-1_i64, 1..800_i64].prop_map(Step::Jump),
         5 => Just(Step::Reap),
-        1 => Just(Step::Retain),
+        2 => Just(Step::Retain),
         1 => one().prop_map(Step::Revoke),
         2 => Just(Step::ServerDies),
         2 => one().prop_map(Step::Settle),

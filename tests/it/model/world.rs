@@ -32,8 +32,8 @@ use tokio::runtime::Runtime;
 /// Agents of a world.
 pub const AGENTS: usize = 3;
 const MINUTE_MS: i64 = 60_000;
-/// Retention, in milliseconds: above every expiry, below the time that a few steps take.
-const HISTORY_MS: i64 = 1000 * MINUTE_MS;
+/// Retention, in milliseconds: below the longest expiry, so that what is too old may still be open.
+const HISTORY_MS: i64 = 100 * MINUTE_MS;
 /// A moment of the model is never this close to something due, in milliseconds: the wall clock goes on meanwhile.
 pub const CLEARANCE_MS: i64 = 20_000;
 
@@ -59,6 +59,8 @@ pub struct Enrolled {
     pub epoch: u64,
     /// The latest for which the agent said that it is ready.
     pub ready_epoch: u64,
+    /// The number of the connection whose hello was taken last; 0 after a start.
+    pub challenge: u32,
     pub revoked: bool,
 }
 
@@ -136,7 +138,7 @@ impl World {
             let enroll = Enroll { peer: None, secret_hash: [8; 32], public_key, name, tags: BTreeMap::new() };
             let id = self.write(enroll).unwrap().id;
             let seq = self.runtime.block_on(self.store.agent_key(id)).unwrap().unwrap().seq;
-            self.enrolled.push(Enrolled { id, seq, epoch: 0, ready_epoch: 0, revoked: false });
+            self.enrolled.push(Enrolled { id, seq, epoch: 0, ready_epoch: 0, challenge: 0, revoked: false });
             self.agents.push(Agent::default());
         }
         self.audited = [("token.create", 1), ("join.create", 1), ("agent.enroll", AGENTS as u64)].into();
@@ -332,6 +334,7 @@ impl World {
         let (store, thread) = open(&self.folder, &self.clock, &self.groups);
         (self.store, self.thread) = (store, Some(thread));
         self.rows.recover(self.now_ms);
+        self.enrolled.iter_mut().for_each(|enrolled| enrolled.challenge = 0);
         for link in self.agents.iter_mut().flat_map(|agent| &mut agent.links) {
             link.leave();
         }
