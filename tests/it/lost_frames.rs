@@ -26,20 +26,32 @@ async fn far() -> (TestServer, Proxy, TestAgent) {
 
 #[tokio::test]
 async fn an_accept_that_was_lost_is_told_by_hello_and_the_command_is_not_dispatched_again() {
-    for cut in [Cut::Fin, Cut::Reset] {
+    for (ends_before, cut) in [(false, Cut::Fin), (true, Cut::Reset)] {
         let (server, proxy, agent) = far().await;
         let api = &server.api;
+        let gate = agent.data.with_file_name("gate");
+        let open = || std::fs::write(&gate, "").unwrap();
         proxy.set(|faults| faults.to_server.flow = Flow::Vanish);
-        let line = format!("echo run >> {}; echo out", agent.runs().display());
+        let wait = format!("while [ ! -e {} ]; do sleep 0.05; done", gate.display());
+        let line = format!("echo run >> {}; {wait}; echo out", agent.runs().display());
         let command = api.run("far", &line).await;
         eventually("it ran", || async { (agent.told() == ["run"]).then_some(()) }).await;
-        eventually("its end is journaled", || async { (journaled(&agent).0 == "succeeded").then_some(()) }).await;
+        if ends_before {
+            open();
+            eventually("its end is journaled", || async { (journaled(&agent).0 == "succeeded").then_some(()) }).await;
+        }
         assert_eq!(events(&api.command(&command).await), ["queued", "dispatched"], "nobody has told us");
         proxy.set(|faults| faults.cut(cut));
         api.until_online("far", false).await;
         assert_eq!(api.command(&command).await["state"], "queued", "in doubt, and still ours");
 
         proxy.set(|faults| faults.heal());
+        if !ends_before {
+            api.until(&command, &["running"]).await;
+            // Whatever else was to be dispatched has been, when this comes back.
+            api.round_trip("far", "true").await;
+            open();
+        }
         let ended = api.until(&command, &["succeeded"]).await;
         assert_eq!(ended["deliveries"][0]["attempt"], 1, "{ended}");
         assert_eq!(events(&ended), ["queued", "dispatched", "accepted", "running", "succeeded"]);

@@ -25,6 +25,7 @@ mod fence;
 mod files;
 mod fuzz;
 mod fuzz_targets;
+mod half_black_holed;
 mod half_open;
 #[cfg_attr(not(debug_assertions), allow(dead_code))] // Crash points are in debug builds only.
 mod harness;
