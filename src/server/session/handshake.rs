@@ -120,7 +120,7 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
     })?;
     if begun.clash {
         tracing::warn!(agent = %key.name, last_epoch = hello.last_epoch, "identity clash: the agent's data folder was \
-            copied, moved, restored or emptied; two hosts must not share one: revoke the agent and enroll each anew");
+            copied, moved, restored or emptied; if this repeats, two hosts share it: revoke the agent and enroll each anew");
     }
     let now_ms = app.store.clock.now_ms();
     let standing = Arc::new(Standing::new(begun.epoch, now_ms));
