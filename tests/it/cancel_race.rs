@@ -34,10 +34,10 @@ async fn race(api: &Api, runs: &Runs, number: usize, delay: Duration) -> String 
     match state {
         "succeeded" => assert_eq!((begun, done), (1, 1), "{ended}"),
         "cancelled" if delivery["duration_ms"].is_null() => assert_eq!((begun, done), (0, 0), "{ended}"),
-        // It may have been killed between its last line and its end, but killed it was.
+        // It may have been killed between its last line and its end, or have come to its end under the signal.
         "cancelled" => {
             assert!(begun <= 1 && done <= begun, "{begun} {done} {ended}");
-            assert!(delivery["signal"].is_i64(), "it ended by itself: {ended}");
+            assert!(delivery["signal"].is_i64() || done == 1, "it ended by itself, too early: {ended}");
         }
         _ => panic!("{ended}"),
     }
