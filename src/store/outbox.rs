@@ -6,6 +6,7 @@ use super::op::Apply;
 use super::progress::fence;
 use super::transition::{Because, find, record};
 use crate::protocol::ids::{AgentId, DeliveryId};
+use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
 use rusqlite::OptionalExtension;
 use std::collections::HashSet;
 
@@ -23,6 +24,11 @@ pub struct Claim {
     pub in_flight: HashSet<DeliveryId>,
 }
 
+/// While so many bytes of dispatches are not accepted, and after so many in one look, no more go out. With what a look
+/// adds, that is 96 KiB at most: a ping waits in line behind them, and a link of 10 kB a second carries them within its
+/// pong's deadline. Less would make large commands wait for more round trips.
+pub const IN_FLIGHT_BYTES_MAX: usize = 32 * 1024;
+
 /// Dispatches of one delivery that are each told in its story; after that every so manyth is, so that an agent which
 /// comes and goes for days does not fill the database. The count itself goes on.
 pub const ATTEMPTS_TOLD: u32 = 20;
@@ -34,6 +40,8 @@ pub struct Claimed {
     pub rows: Vec<OutboxRow>,
     /// There are more rows than there was room for.
     pub more: bool,
+    /// There are more rows that would have been too many bytes at once.
+    pub held_back: bool,
     /// Deliveries that the agent holds and that somebody asked to cancel.
     pub cancels: Vec<DeliveryId>,
 }
@@ -92,12 +100,20 @@ impl Claim {
         let queued = statement
             .query_map((self.agent_seq, apply.now_ms, limit), |row| Ok(DeliveryId::from_bytes(row.get(0)?)))?;
         let queued: Vec<DeliveryId> = queued.collect::<Result<_, _>>()?;
+        let mut bytes = 0;
         for id in queued.into_iter().filter(|id| !self.in_flight.contains(id)) {
             if claimed.rows.len() >= room {
                 claimed.more = true;
                 break;
             }
-            claimed.rows.extend(self.take(apply, id, connected_ms)?);
+            if bytes >= IN_FLIGHT_BYTES_MAX {
+                claimed.held_back = true;
+                break;
+            }
+            let Some(row) = self.take(apply, id, connected_ms)? else { continue };
+            // A larger one is fetched.
+            bytes += if row.spec.len() <= SPEC_INLINE_BYTES_MAX { row.spec.len() } else { 0 };
+            claimed.rows.push(row);
         }
         Ok(claimed)
     }

@@ -89,6 +89,27 @@ async fn a_dispatch_that_is_cut_in_the_middle_runs_once() {
     server.stop().await;
 }
 
+/// With the default settings, for longer than a silent link would be borne.
+#[tokio::test]
+async fn a_slow_link_carries_many_large_commands_and_nobody_is_evicted() {
+    let server = TestServer::start().await;
+    let api = &server.api;
+    let (proxy, agent) = quiet(api, "slow").await;
+    proxy.set(|faults| faults.to_client.bytes_per_s = Some(20_000));
+    let line = |number| format!("echo {number} >> {} #{}", agent.runs().display(), "x".repeat(25_000));
+    let lines: Vec<_> = (0..20).map(line).collect();
+    for command in join_all(lines.iter().map(|line| api.run("slow", line))).await {
+        let ended = api.until(&command, &["succeeded"]).await;
+        assert_eq!(ended["deliveries"][0]["attempt"], 1, "{ended}");
+    }
+    let mut told: Vec<usize> = agent.told().iter().map(|line| line.parse().unwrap()).collect();
+    told.sort_unstable();
+    assert_eq!(told, (0..20).collect::<Vec<_>>());
+    let shown = api.get("/api/agents/slow").await;
+    assert_eq!(shown["epoch"], 1, "it stayed connected: {shown}\n{}", agent.process.printed());
+    server.stop().await;
+}
+
 /// With the default settings. A link is slow for longer than a silent one would be borne.
 #[tokio::test]
 async fn a_slow_a_late_and_a_split_link_carry_much_output_and_nobody_is_evicted() {

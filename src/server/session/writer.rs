@@ -15,7 +15,7 @@ use crate::secret::{hex, sha256};
 use crate::server::app::App;
 use crate::server::upgrade::Socket;
 use crate::store::error::StoreError;
-use crate::store::outbox::{Claim, OutboxRow};
+use crate::store::outbox::{Claim, IN_FLIGHT_BYTES_MAX, OutboxRow};
 use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
 use std::collections::{HashMap, HashSet};
@@ -58,18 +58,26 @@ enum Event {
     Ended,
 }
 
+/// A dispatch that is not accepted yet.
+struct InFlight {
+    since: Instant,
+    bytes: usize,
+}
+
 /// The writing half of a session.
 pub struct Writer {
     app: Arc<App>,
     session: Session,
     sink: SplitSink<Socket, Message>,
     notes: mpsc::Receiver<Note>,
-    /// Dispatched on this connection and not accepted yet: when.
-    in_flight: HashMap<DeliveryId, Instant>,
+    /// Dispatched on this connection and not accepted yet.
+    in_flight: HashMap<DeliveryId, InFlight>,
     /// Asked to cancel on this connection.
     cancelled: HashSet<DeliveryId>,
     /// The last look found more rows than there was room for.
     more: bool,
+    /// It left rows alone until some bytes that are in flight have arrived.
+    held_back: bool,
     ping_number: u64,
     ping_at: Instant,
     pong_due: Option<Instant>,
@@ -88,6 +96,7 @@ impl Writer {
             in_flight: HashMap::new(),
             cancelled: HashSet::new(),
             more: false,
+            held_back: false,
             ping_number: 0,
             ping_at: now,
             pong_due: None,
@@ -159,10 +168,10 @@ impl Writer {
     }
 
     fn accept_due(&self) -> Instant {
-        let oldest = self.in_flight.values().min();
+        let oldest = self.in_flight.values().map(|sent| sent.since).min();
         oldest.map_or_else(
             || Instant::now() + self.app.keepalive.accept_timeout,
-            |at| *at + self.app.keepalive.accept_timeout,
+            |at| at + self.app.keepalive.accept_timeout,
         )
     }
 
@@ -185,7 +194,7 @@ impl Writer {
                 return Err(CloseReason::AcceptTimeout);
             }
             let restart = now - self.app.keepalive.accept_timeout + HELD_UP_PAUSE;
-            self.in_flight.values_mut().for_each(|at| *at = (*at).max(restart));
+            self.in_flight.values_mut().for_each(|sent| sent.since = sent.since.max(restart));
         }
         Ok(())
     }
@@ -197,13 +206,13 @@ impl Writer {
                     // An answer to what we sent on this connection: a proven round trip.
                     self.session.standing.prove(self.app.store.clock.now_ms());
                 }
-                Ok(())
+                if self.held_back && !self.is_full() { self.look().await } else { Ok(()) }
             }
             Note::Stored(delivery) => {
                 self.in_flight.remove(&delivery);
                 self.cancelled.remove(&delivery);
                 self.send(&ServerFrame::Stored { delivery }).await?;
-                if self.more { self.look().await } else { Ok(()) }
+                if self.more || self.held_back && !self.is_full() { self.look().await } else { Ok(()) }
             }
             Note::Ended(delivery) => {
                 self.in_flight.remove(&delivery);
@@ -228,16 +237,23 @@ impl Writer {
         self.write(Message::Ping(payload.into())).await
     }
 
+    /// Enough bytes are in flight.
+    fn is_full(&self) -> bool {
+        self.in_flight.values().map(|sent| sent.bytes).sum::<usize>() >= IN_FLIGHT_BYTES_MAX
+    }
+
     /// Looks at the outbox and sends what is not in flight, up to the window.
     async fn look(&mut self) -> Result<(), CloseReason> {
         self.poll_at = Instant::now() + self.poll_wait();
         if self.session.standing.clock_was_set(self.app.store.clock.now_ms()) {
             return Err(CloseReason::ClockStep);
         }
+        let full = self.is_full();
         let claim = Claim {
             agent_seq: self.session.agent_seq,
             epoch: self.session.standing.epoch,
-            window: self.app.keepalive.window as usize,
+            // Cancels go out all the same.
+            window: if full { 0 } else { self.app.keepalive.window as usize },
             in_flight: self.in_flight.keys().copied().collect(),
         };
         let claimed = self.app.store.write(claim).await.map_err(|error| match error {
@@ -248,7 +264,7 @@ impl Writer {
                 CloseReason::ServerStorage
             }
         })?;
-        self.more = claimed.more;
+        (self.more, self.held_back) = (claimed.more, claimed.held_back || full);
         for row in claimed.rows {
             self.dispatch(row).await?;
         }
@@ -262,9 +278,10 @@ impl Writer {
 
     async fn dispatch(&mut self, row: OutboxRow) -> Result<(), CloseReason> {
         let (delivery, fresh, created_ms) = (row.id, row.fresh, row.created_ms);
+        let frame = dispatch_frame(row);
         // In flight from before the write: an answer may come while it is still under way.
-        self.in_flight.insert(delivery, Instant::now());
-        self.write(Message::text(dispatch_frame(row))).await?;
+        self.in_flight.insert(delivery, InFlight { since: Instant::now(), bytes: frame.len() });
+        self.write(Message::text(frame)).await?;
         crash::point("session.dispatched");
         if fresh {
             self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
