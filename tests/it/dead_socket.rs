@@ -1,14 +1,19 @@
-//! A peer that does not read: its socket fills up, and with it its own outbox, and nobody else waits.
+//! A peer that does not read: what is for it stays in its outbox, its socket may fill up, and nobody else waits.
 
 use crate::harness::agent::TestAgent;
 use crate::harness::lane::Flow;
 use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::server::TestServer;
+use futures_util::SinkExt;
+use postrider::protocol::frame::{AgentFrame, encode};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio_tungstenite::tungstenite::Message;
 
 const COMMANDS: usize = 1000;
 const AT_ONCE: usize = 20;
-/// The first ones fill every buffer on the way: together they have 600 kB.
+/// The first ones would fill every buffer on the way: together they have 600 kB.
 const PADDING: usize = 30_000;
 
 /// With the default settings, so it takes up to 20 s until the eviction.
@@ -32,7 +37,6 @@ async fn a_thousand_commands_behind_a_dead_socket_hold_up_nobody_and_run_once_wh
         futures_util::future::join_all(lines.iter().map(|line| api.run("far", line))).await
     };
     let mut commands = submit(0).await;
-    // From here until the eviction a frame is being written to a full socket.
     let submissions = async {
         for first in (AT_ONCE..COMMANDS).step_by(AT_ONCE) {
             commands.extend(submit(first).await);
@@ -65,5 +69,41 @@ async fn a_thousand_commands_behind_a_dead_socket_hold_up_nobody_and_run_once_wh
     let mut told: Vec<usize> = far.told().iter().map(|line| line.parse().unwrap()).collect();
     told.sort_unstable();
     assert!(told == (0..COMMANDS).collect::<Vec<_>>(), "each ran once: {told:?}");
+    server.stop().await;
+}
+
+/// Without deadlines: what goes on does so while the server is writing to a full socket.
+#[tokio::test]
+async fn a_full_socket_holds_up_nobody_else() {
+    let server = TestServer::start_with(|config| {
+        let never = Duration::from_secs(3600);
+        (config.keepalive.ping_interval, config.keepalive.write_timeout) = (never, never);
+    })
+    .await;
+    let api = &server.api;
+    let _healthy = TestAgent::start(api, "healthy").await;
+    let identity = Identity::enroll(api, "deaf").await;
+    let mut agent = RawAgent::connect(api, &identity).await;
+    let command = api.run("deaf", "true").await;
+    let (delivery, _) = agent.dispatched().await;
+    agent.complete(delivery).await;
+    api.until(&command, &["succeeded"]).await;
+
+    // Each is answered, and no answer is read: at last the server stops reading, too.
+    let question = Message::text(encode(&AgentFrame::Accepted { delivery }));
+    let mut asked = 0;
+    while let Ok(sent) = tokio::time::timeout(Duration::from_secs(1), agent.socket.send(question.clone())).await {
+        sent.unwrap();
+        asked += 1;
+    }
+    println!("it took {asked} questions");
+    for _ in 0..20 {
+        api.round_trip("healthy", "true").await;
+        api.run("deaf", "true").await;
+    }
+    let deaf = api.get("/api/agents/deaf").await;
+    assert_eq!((&deaf["online"], &deaf["outbox"]), (&true.into(), &20.into()), "{deaf}");
+    drop(agent);
+    api.until_online("deaf", false).await;
     server.stop().await;
 }
