@@ -3,9 +3,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// What a start needs, in bytes: SQLite's shared memory, a first transaction, small files.
 const START_BYTES: u64 = 1024 * 1024;
+/// After a write that failed though there seemed to be room (a quota): each try writes all that fits, in front of others.
+const RETRY_WAIT: Duration = Duration::from_secs(60);
 
 /// The file. It may be there or not.
 #[derive(Debug)]
@@ -13,27 +16,33 @@ pub struct Ballast {
     folder: PathBuf,
     file: PathBuf,
     bytes: u64,
+    /// Its last write failed: not again before this.
+    retry_at: Option<Instant>,
 }
 
 impl Ballast {
     /// Of this size, in this folder. Does not make it.
     pub fn new(folder: &Path, bytes: u64) -> Self {
-        Self { folder: folder.to_owned(), file: folder.join("ballast"), bytes }
+        Self { folder: folder.to_owned(), file: folder.join("ballast"), bytes, retry_at: None }
     }
 
     /// Makes it where it is missing and leaves its own size and `spare_bytes` free beside it. False: it is not there.
-    pub fn make(&self, spare_bytes: u64) -> bool {
+    pub fn make(&mut self, spare_bytes: u64) -> bool {
         let needed = spare_bytes.saturating_add(2 * self.bytes);
         let enough = free_bytes(&self.folder).is_none_or(|free| free > needed);
         let there = fs::metadata(&self.file).is_ok_and(|file| file.len() >= self.bytes);
-        if there || !enough {
+        if there || !enough || self.retry_at.is_some_and(|at| Instant::now() < at) {
             return there;
         }
         if let Err(error) = self.write() {
-            tracing::warn!(%error, "the ballast file cannot be made");
             let _ = fs::remove_file(&self.file);
+            if self.retry_at.is_none() {
+                tracing::warn!(%error, "the ballast file cannot be made, though its disk seems to have room");
+            }
+            self.retry_at = Some(Instant::now() + RETRY_WAIT);
             return false;
         }
+        self.retry_at = None;
         true
     }
 
@@ -77,4 +86,23 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
 #[cfg(not(unix))]
 pub fn free_bytes(_folder: &Path) -> Option<u64> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_is_not_tried_again_at_once() {
+        let place = tempfile::TempDir::new().unwrap();
+        let folder = place.path().join("data");
+        let mut ballast = Ballast::new(&folder, 1);
+        assert!(!ballast.make(0), "there is no such folder");
+        fs::create_dir(&folder).unwrap();
+        assert!(!ballast.make(0), "too soon");
+        ballast.retry_at = Some(Instant::now());
+        assert!(ballast.make(0));
+        assert!(ballast.give_up());
+        assert!(ballast.make(0), "the last write did not fail");
+    }
 }

@@ -51,7 +51,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError`].
     pub fn open(path: &Path) -> Result<Opened, JournalError> {
-        let ballast = Ballast::new(path.parent().unwrap_or(path), BALLAST_BYTES);
+        let mut ballast = Ballast::new(path.parent().unwrap_or(path), BALLAST_BYTES);
         ballast.make_room_to_start();
         let connection = open(path)?;
         let last_epoch = last_epoch(&connection, &place(path))?;
@@ -59,7 +59,7 @@ impl Journal {
         let (queue, requests) = mpsc::channel(QUEUE_OPS_MAX);
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || serve(connection, &ballast, requests))
+            .spawn(move || serve(connection, &mut ballast, requests))
             .map_err(|error| JournalError::Sql(error.to_string()))?;
         Ok(Opened { journal: Self { queue }, held, last_epoch })
     }
@@ -75,7 +75,7 @@ impl Journal {
     }
 }
 
-fn serve(mut connection: Connection, ballast: &Ballast, mut requests: mpsc::Receiver<Request>) {
+fn serve(mut connection: Connection, ballast: &mut Ballast, mut requests: mpsc::Receiver<Request>) {
     ballast.make(0);
     let mut looked = Instant::now();
     while let Some(first) = requests.blocking_recv() {

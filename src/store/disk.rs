@@ -55,7 +55,7 @@ impl Disk {
     /// For the database in `folder`, before it is opened. Makes the ballast if there is room, and gives it up if there is
     /// none to start.
     pub fn new(folder: &Path, limits: DiskLimits) -> Self {
-        let ballast = Ballast::new(folder, limits.ballast_bytes);
+        let mut ballast = Ballast::new(folder, limits.ballast_bytes);
         let full = ballast.make_room_to_start();
         if !full {
             ballast.make(limits.free_bytes_min);
