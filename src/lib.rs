@@ -12,6 +12,7 @@ pub mod crash;
 pub mod http_client;
 pub mod secret;
 pub mod tasks;
+pub mod uptime;
 pub mod websocket;
 
 // Floor 1: the words that both ends share. No I/O.

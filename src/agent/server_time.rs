@@ -4,6 +4,7 @@
 //! jumping wall clock on this host neither runs an expired command nor drops a fresh one. Before the first `welcome`
 //! the time is not known, and nothing is judged by it.
 
+use crate::uptime::uptime;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -47,21 +48,6 @@ impl ServerTime {
         // It fails only when the sender is gone, and `self` holds it.
         let _ = self.known.subscribe().wait_for(|known| *known).await;
     }
-}
-
-/// Time since boot, including time in suspend: a laptop that slept through an expiry must notice.
-#[cfg(target_os = "linux")]
-fn uptime() -> Duration {
-    use nix::time::{ClockId, clock_gettime};
-    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn uptime() -> Duration {
-    use std::sync::OnceLock;
-    use std::time::Instant;
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
 }
 
 #[cfg(test)]

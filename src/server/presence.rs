@@ -2,10 +2,11 @@
 //! except that an older connection of the same agent is told to go.
 
 use crate::protocol::close::CloseReason;
+use crate::uptime::uptime;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A step of the wall clock that is not worth a new connection, in milliseconds: far less than any sensible expiry, and
@@ -19,8 +20,8 @@ pub struct Standing {
     pub epoch: u64,
     /// When it was authenticated, in Unix milliseconds.
     pub connected_ms: i64,
-    /// The same moment on a clock that nobody can set.
-    connected_at: Instant,
+    /// The same moment on a clock that nobody can set, and that a suspend does not stop.
+    connected_at: Duration,
     /// Its last proven round trip, in Unix milliseconds.
     pub proven_ms: AtomicI64,
     /// The reader is waiting for us and not for the socket, so that a pong may lie unread.
@@ -35,7 +36,7 @@ impl Standing {
         Self {
             epoch,
             connected_ms: now_ms,
-            connected_at: Instant::now(),
+            connected_at: uptime(),
             proven_ms: AtomicI64::new(now_ms),
             held_up: AtomicBool::new(false),
             end: CancellationToken::new(),
@@ -46,7 +47,7 @@ impl Standing {
     /// Whether the wall clock was set since the session began: its agent counts on from the time that it was told then,
     /// and would take fresh commands for expired, or run expired ones.
     pub fn clock_was_set(&self, now_ms: i64) -> bool {
-        let since_ms = i64::try_from(self.connected_at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let since_ms = i64::try_from(uptime().saturating_sub(self.connected_at).as_millis()).unwrap_or(i64::MAX);
         now_ms.saturating_sub(self.connected_ms).saturating_sub(since_ms).abs() > CLOCK_STEP_MS_MAX
     }
 
