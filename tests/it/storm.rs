@@ -9,6 +9,7 @@ use crate::harness::fleet::Fleet;
 use crate::harness::process::ServerProcess;
 use futures_util::future::join_all;
 use serde_json::json;
+use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,13 +66,20 @@ async fn submit(api: &Api, agents: &[String], submitter: usize, shared: &Shared)
     }
 }
 
-/// The time after which all agents but `missing` of `fleet` were welcomed twice.
-async fn back(fleet: &Fleet, missing: usize, since: Instant) -> Duration {
+/// The time after which all agents but `missing` of `fleet` were welcomed twice, and the last moment at which they
+/// certainly were not.
+async fn back(fleet: &Fleet, missing: usize, since: Instant) -> (Duration, Instant) {
+    let not_yet = Cell::new(since);
     eventually("the fleet is back", || async {
-        (fleet.connections().iter().filter(|count| **count < 2).count() <= missing).then_some(())
+        let now = Instant::now();
+        let back = fleet.connections().iter().filter(|count| **count < 2).count() <= missing;
+        if !back {
+            not_yet.set(now);
+        }
+        back.then_some(())
     })
     .await;
-    since.elapsed()
+    (since.elapsed(), not_yet.get())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,9 +106,9 @@ async fn a_fleet_whose_server_was_killed_comes_back_while_submissions_go_on() {
         let started = Instant::now();
         let server = ServerProcess::start(&data, port).await;
         let listens = started.elapsed();
-        let half = back(&fleet, agents / 2, started).await;
-        let most = back(&fleet, agents / 100, started).await;
-        let all = back(&fleet, 0, started).await;
+        let (half, _) = back(&fleet, agents / 2, started).await;
+        let (most, _) = back(&fleet, agents / 100, started).await;
+        let (all, not_yet) = back(&fleet, 0, started).await;
         println!(
             "after the start: it listens after {:.1} s, half of the agents are back after {:.1} s, 99 % after {:.1} s, \
              all after {:.1} s",
@@ -110,17 +118,19 @@ async fn a_fleet_whose_server_was_killed_comes_back_while_submissions_go_on() {
             all.as_secs_f32()
         );
         shared.stop.store(true, Ordering::Relaxed);
-        (server, started)
+        (server, started, not_yet)
     };
     let submitters = join_all((0..SUBMITTERS).map(|submitter| submit(&api, &names, submitter, &shared)));
-    let ((server, started), _) = tokio::join!(storm, submitters);
+    let ((server, started, not_yet), _) = tokio::join!(storm, submitters);
     let answered = shared.answered.into_inner().unwrap();
-    let meanwhile = answered.iter().filter(|answered| answered.at > started);
+    // Begun after the kill, so only the new server can have answered.
+    let meanwhile = answered.iter().filter(|answered| answered.at - answered.took > started && answered.at < not_yet);
     println!(
-        "{} submissions answered meanwhile, the slowest after {:.0?}",
+        "{} submissions begun and answered meanwhile, the slowest after {:.0?}",
         meanwhile.clone().count(),
-        meanwhile.map(|answered| answered.took).max().unwrap_or_default()
+        meanwhile.clone().map(|answered| answered.took).max().unwrap_or_default()
     );
+    assert!(meanwhile.count() > 0, "no submission was answered before the whole fleet was back");
     let commands: Vec<String> = answered.into_iter().map(|answered| answered.command).collect();
     for command in &commands {
         server.api.until(command, &["succeeded"]).await;
