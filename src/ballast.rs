@@ -59,7 +59,7 @@ impl Ballast {
         file.sync_all()
     }
 
-    /// At a start, before anything is opened: gives its room away where there is less than [`START_BYTES`] free. True: it
+    /// At a start, before anything is opened: gives its room away where there is less than `START_BYTES` free. True: it
     /// did.
     pub fn make_room_to_start(&self) -> bool {
         free_bytes(&self.folder).is_some_and(|free| free < START_BYTES) && self.give_up()
