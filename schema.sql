@@ -16,10 +16,16 @@ CREATE TABLE tokens (
     id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
     name        TEXT NOT NULL,                          -- whose; shown in history
     role        TEXT NOT NULL CHECK (role IN ('viewer', 'technician', 'owner')),
+    scope       TEXT NOT NULL DEFAULT '{}' CHECK (json_type(scope) = 'object'), -- key to allowed values of the agents it reaches; {}: all
     hash        BLOB NOT NULL UNIQUE CHECK (length(hash) = 32), -- SHA-256 of the token
+    made_by     INTEGER REFERENCES tokens (seq),        -- NULL: the server, at its first start
     created_ms  INTEGER NOT NULL,
     expires_ms  INTEGER,                                -- NULL: until revoked
-    revoked_ms  INTEGER                                 -- NULL: good
+    revoked_ms  INTEGER,                                -- NULL: good
+    used_ms     INTEGER,                                -- last use, to the minute; NULL: never
+    used_from   TEXT,                                   -- the address of that
+    totp        BLOB,                                   -- sealed secret of its one-time passwords; NULL: none are asked for
+    totp_step   INTEGER NOT NULL DEFAULT 0              -- the latest time step whose password was used; 0: the secret is not proven yet
 ) STRICT;
 CREATE UNIQUE INDEX tokens_name ON tokens (name) WHERE revoked_ms IS NULL;
 
@@ -33,6 +39,8 @@ CREATE TABLE joins (
     expires_ms  INTEGER NOT NULL,
     uses_max    INTEGER NOT NULL CHECK (uses_max >= 1),
     uses        INTEGER NOT NULL DEFAULT 0 CHECK (uses BETWEEN 0 AND uses_max),
+    tags        TEXT NOT NULL DEFAULT '{}' CHECK (json_type(tags) = 'object'), -- what its agents carry, whatever they say
+    approve     INTEGER NOT NULL DEFAULT 0 CHECK (approve IN (0, 1)), -- 1: its agents wait for somebody's approval
     revoked_ms  INTEGER                                 -- NULL: not revoked
 ) STRICT;
 
@@ -45,6 +53,7 @@ CREATE TABLE agents (
     tags        TEXT NOT NULL CHECK (json_type(tags) = 'object'),     -- key to value
     join_seq    INTEGER NOT NULL REFERENCES joins (seq), -- what it enrolled with
     enrolled_ms INTEGER NOT NULL,
+    approved_ms INTEGER,                                -- NULL: pending; it is given nothing
     revoked_ms  INTEGER,                                -- NULL: not revoked
     epoch       INTEGER NOT NULL DEFAULT 0,             -- of the latest session; only grows
     ready_epoch INTEGER NOT NULL DEFAULT 0,             -- the latest that is known to be in the agent's journal
@@ -148,15 +157,19 @@ CREATE TABLE output (
 ) STRICT;
 CREATE UNIQUE INDEX output_position ON output (delivery_seq, stream, offset);
 
--- Who did what, in the transaction that did it. Rows are never changed.
+-- Who did what, in the transaction that did it, and who was refused what. Rows are never changed, and each vouches for
+-- all before it (src/protocol/audit.rs).
 CREATE TABLE audit (
-    seq         INTEGER PRIMARY KEY,
+    seq         INTEGER PRIMARY KEY,                    -- 1, 2, 3 without gaps
     at_ms       INTEGER NOT NULL,
     actor       TEXT NOT NULL,                          -- name of the token, or which part of the server
+    token_id    TEXT,                                   -- the token's id; NULL: none that is good
     peer        TEXT,                                   -- the address it came from
-    action      TEXT NOT NULL,                          -- such as 'command.submit'
+    action      TEXT NOT NULL,                          -- such as 'command.submit'; method and route of a refused request
     target      TEXT,                                   -- id of what was acted on
-    detail      TEXT CHECK (detail IS NULL OR json_valid(detail)) -- the rest, as JSON
+    outcome     TEXT NOT NULL CHECK (outcome IN ('done', 'refused')),
+    detail      TEXT NOT NULL CHECK (json_valid(detail)), -- the rest, as JSON
+    hash        BLOB NOT NULL CHECK (length(hash) = 32) -- SHA-256 of the hash before it and of the other columns
 ) STRICT;
 CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'audit rows are never changed'); END;
 CREATE TRIGGER audit_is_never_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'audit rows are never deleted'); END;

@@ -10,6 +10,7 @@ pub mod bell;
 pub mod clock;
 pub mod crash;
 pub mod http_client;
+pub mod seal;
 pub mod secret;
 pub mod tasks;
 pub mod uptime;

@@ -57,6 +57,19 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Reads `N` bytes in hexadecimal; none for anything else.
+pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
 /// `N` random bytes from the operating system.
 ///
 /// # Panics
@@ -70,6 +83,14 @@ pub fn random<const N: usize>() -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hexadecimal_reads_back() {
+        assert_eq!(from_hex(&hex(&[0, 255, 16])), Some([0, 255, 16]));
+        for bad in ["", "00ff1", "00ff1g", "+0ff10", "00ff1000"] {
+            assert_eq!(from_hex::<3>(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_secret_is_never_printed() {

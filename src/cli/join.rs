@@ -8,7 +8,7 @@ use super::out;
 use super::table::{self, Field, To};
 use super::time::moment;
 use crate::clock::Clock;
-use crate::protocol::http::{JoinRequest, JoinResponse, JoinsResponse};
+use crate::protocol::access::{JoinRequest, JoinResponse, JoinsResponse};
 use crate::protocol::ids::JoinId;
 use clap::{Args, Subcommand};
 use std::time::Duration;

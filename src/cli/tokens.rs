@@ -7,7 +7,7 @@ use super::out;
 use super::table::{self, Field, To};
 use super::time::moment;
 use crate::clock::Clock;
-use crate::protocol::http::{Role, TokenRequest, TokenResponse, TokensResponse};
+use crate::protocol::access::{Role, TokenRequest, TokenResponse, TokensResponse};
 use crate::protocol::ids::TokenId;
 use crate::protocol::name::AgentName;
 use clap::{Args, Subcommand};
@@ -72,7 +72,8 @@ pub async fn run(args: TokensArgs) -> Result<u8, CliError> {
     let now_ms = Clock::system().now_ms();
     match args.verb {
         TokensVerb::Create { name, role, expires } => {
-            let request = TokenRequest { name, role, expires_s: expires.map(|expires| expires.as_secs_f64()) };
+            let request =
+                TokenRequest { name, role, scope: None, expires_s: expires.map(|expires| expires.as_secs_f64()) };
             let made: TokenResponse = client.post("/api/tokens", &request, None, About::Tokens).await?;
             match &made.token {
                 _ if args.json => out::json(&made)?,

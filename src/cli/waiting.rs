@@ -88,6 +88,7 @@ pub mod tests {
             id: AgentId::new(),
             name: name.into(),
             online: false,
+            pending: false,
             epoch: 0,
             connected_ms: None,
             proven_ms: None,

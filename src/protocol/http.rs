@@ -3,7 +3,7 @@
 //! Requests refuse unknown fields. Responses may grow; readers ignore what they do not know.
 
 use super::close::CloseReason;
-use super::ids::{AgentId, CommandId, DeliveryId, JoinId, ServerId, TokenId};
+use super::ids::{AgentId, CommandId, DeliveryId, ServerId};
 use super::name::Tags;
 use super::outcome::StreamSummary;
 use super::output::Stream;
@@ -217,6 +217,9 @@ pub struct AgentResponse {
     pub name: String,
     /// Whether it has a connection whose outward direction is proven.
     pub online: bool,
+    /// Whether it waits for approval; until then it is given nothing.
+    #[serde(default)]
+    pub pending: bool,
     /// The latest connection's epoch; 0: never connected.
     pub epoch: u64,
     /// When the present (else the latest) connection was authenticated.
@@ -271,139 +274,6 @@ pub struct CancelResponse {
     pub requested: u64,
     /// Deliveries that had ended before.
     pub ended: u64,
-}
-
-/// `POST /api/join`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct JoinRequest {
-    /// How many agents may enroll with it; default 1.
-    pub uses: Option<u32>,
-    /// How long it is good, in seconds; default 86400.
-    pub expires_s: Option<f64>,
-    /// The address to put into the string; default: what the server was told, or where it listens.
-    pub server_url: Option<String>,
-}
-
-/// A join string, made or listed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct JoinResponse {
-    /// Its id, to revoke it by.
-    pub id: JoinId,
-    /// The string itself. Only in the answer that makes it; it is not kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub join: Option<String>,
-    /// When it was made.
-    pub created_ms: i64,
-    /// Name of the token that made it.
-    pub created_by: String,
-    /// Until when it is good.
-    pub expires_ms: i64,
-    /// How many agents may enroll with it.
-    pub uses_max: u32,
-    /// How many have.
-    pub uses: u32,
-    /// When it was revoked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked_ms: Option<i64>,
-}
-
-/// `GET /api/join`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct JoinsResponse {
-    /// Newest first, at most [`PAGE_MAX`].
-    pub joins: Vec<JoinResponse>,
-}
-
-/// `POST /api/enroll`: the join string's secret is the right to do so.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EnrollRequest {
-    /// The join string's secret.
-    pub secret: String,
-    /// The agent's Ed25519 public key: 32 bytes in URL-safe base64 without padding.
-    pub public_key: String,
-    /// The name it wants.
-    pub name: super::name::AgentName,
-    /// Its tags.
-    #[serde(default)]
-    pub tags: Tags,
-}
-
-/// The answer to an enrollment. The same key enrolls to the same agent, so that a lost answer can be asked for again.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct EnrollResponse {
-    /// The agent's id from now on.
-    pub agent_id: AgentId,
-    /// Its name.
-    pub name: String,
-    /// The server that it belongs to.
-    pub server_id: ServerId,
-}
-
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Reads, submits and cancels.
-    Technician,
-    /// Everything, tokens and join strings too.
-    Owner,
-}
-
-impl Role {
-    /// The word in JSON and the database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Technician => "technician",
-            Role::Owner => "owner",
-        }
-    }
-}
-
-/// `POST /api/tokens`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenRequest {
-    /// Whose it is; shown in history. Unique among the tokens that are good.
-    pub name: super::name::AgentName,
-    /// What it may do.
-    pub role: Role,
-    /// How long it is good, in seconds; default: until revoked.
-    #[serde(default)]
-    pub expires_s: Option<f64>,
-}
-
-/// A token, made or listed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TokenResponse {
-    /// Its id, to revoke it by.
-    pub id: TokenId,
-    /// The token itself. Only in the answer that makes it; the server keeps a hash.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
-    /// Whose it is.
-    pub name: String,
-    /// What it may do.
-    pub role: Role,
-    /// When it was made.
-    pub created_ms: i64,
-    /// Until when it is good.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expires_ms: Option<i64>,
-    /// When it was revoked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked_ms: Option<i64>,
-}
-
-/// `GET /api/tokens`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TokensResponse {
-    /// Newest first, at most [`PAGE_MAX`].
-    pub tokens: Vec<TokenResponse>,
 }
 
 /// `data:` of an event in `GET /api/commands/{id}/events`; the event's name is `transition`, `output` or `end`.

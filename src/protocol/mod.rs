@@ -1,5 +1,7 @@
 //! Floor 1: the words that server, agent and command line share. No I/O. `PROTOCOL.md` beside this file is the prose.
 
+pub mod access;
+pub mod audit;
 pub mod close;
 pub mod facts;
 pub mod frame;
@@ -10,5 +12,6 @@ pub mod name;
 pub mod outcome;
 pub mod output;
 pub mod plain;
+pub mod scope;
 pub mod spec;
 pub mod state;

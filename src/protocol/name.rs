@@ -39,7 +39,8 @@ pub enum NameError {
     TooManyTags(usize),
 }
 
-fn is_label(text: &str, chars_max: usize) -> bool {
+/// Whether `text` can be a name, a tag's key or a tag's value.
+pub fn is_label(text: &str, chars_max: usize) -> bool {
     !text.is_empty()
         && text.len() <= chars_max
         && !text.starts_with('-')
@@ -48,6 +49,13 @@ fn is_label(text: &str, chars_max: usize) -> bool {
 
 fn shown(text: &str) -> String {
     text.chars().take(80).collect()
+}
+
+impl NameError {
+    /// A tag that is none.
+    pub fn tag(text: &str) -> Self {
+        Self::Tag(shown(text))
+    }
 }
 
 impl AgentName {

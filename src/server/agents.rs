@@ -4,7 +4,8 @@ use super::app::App;
 use super::call::{Call, json};
 use super::commands::page_limit;
 use super::error::ApiError;
-use crate::protocol::http::{AgentResponse, AgentsResponse, Role};
+use crate::protocol::access::Role;
+use crate::protocol::http::{AgentResponse, AgentsResponse};
 use crate::protocol::name::{Tags, parse_tag};
 use crate::store::agents::{AgentRow, RevokeAgent};
 use hyper::StatusCode;
@@ -27,7 +28,7 @@ fn with_presence(app: &App, row: AgentRow) -> AgentResponse {
 /// # Errors
 /// 401, 403, 404, 422.
 pub async fn list(call: Call) -> Result<Response, ApiError> {
-    call.authorize(Role::Viewer).await?;
+    let actor = call.authorize(Role::Viewer).await?;
     let query = call.query(&["limit", "after", "tag"])?;
     let limit = page_limit(query.one("limit")?)?;
     let tags: Tags = query
@@ -36,7 +37,7 @@ pub async fn list(call: Call) -> Result<Response, ApiError> {
         .map(|tag| parse_tag(tag))
         .collect::<Result<_, _>>()
         .map_err(|error| ApiError::field("tag", error))?;
-    let mut rows = call.app.store.agents(query.one("after")?, tags, limit + 1).await?;
+    let mut rows = call.app.store.agents(query.one("after")?, tags, limit + 1, actor.scope).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next = rows.last().filter(|_| more).map(|row| row.response.id);
@@ -49,9 +50,9 @@ pub async fn list(call: Call) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403, 404, 409.
 pub async fn show(call: Call, key: String) -> Result<Response, ApiError> {
-    call.authorize(Role::Viewer).await?;
+    let actor = call.authorize(Role::Viewer).await?;
     call.query(&[])?;
-    let row = call.app.store.agent(key).await?;
+    let row = call.app.store.agent(key, actor.scope).await?;
     json(StatusCode::OK, &with_presence(&call.app, row))
 }
 

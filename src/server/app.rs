@@ -5,6 +5,7 @@ use super::metrics::Metrics;
 use super::presence::Presence;
 use crate::protocol::frame::WINDOW_DEFAULT;
 use crate::protocol::ids::AgentId;
+use crate::seal::SealKey;
 use crate::secret::random;
 use crate::store::handle::Store;
 use crate::tasks::Tasks;
@@ -69,6 +70,8 @@ pub struct App {
     pub url: String,
     /// Whether health and metrics are open to loopback: not behind a proxy, where everybody is loopback.
     pub open_on_loopback: bool,
+    /// For small secrets that the database keeps for a while.
+    pub seal: SealKey,
     fetch_key: hmac::Key,
 }
 
@@ -81,6 +84,7 @@ impl App {
         keepalive: Keepalive,
         url: String,
         open_on_loopback: bool,
+        seal: SealKey,
     ) -> Self {
         Self {
             store,
@@ -92,6 +96,7 @@ impl App {
             keepalive,
             url,
             open_on_loopback,
+            seal,
             fetch_key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
         }
     }

@@ -3,7 +3,8 @@
 use super::app::App;
 use super::error::ApiError;
 use super::listener::Connection;
-use crate::protocol::http::{BODY_BYTES_MAX, Role};
+use crate::protocol::access::Role;
+use crate::protocol::http::BODY_BYTES_MAX;
 use crate::protocol::ids::RequestId;
 use crate::secret::Secret;
 use crate::store::audit::Actor;
@@ -126,7 +127,15 @@ impl Call {
             let detail = format!("this needs the role {}; the token has {}", role.as_str(), bearer.role.as_str());
             return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));
         }
-        Ok(Actor { token_seq: Some(bearer.seq), name: bearer.name, peer: Some(self.connection.peer.to_string()) })
+        Ok(Actor {
+            token_seq: Some(bearer.seq),
+            token_id: Some(bearer.id),
+            name: bearer.name,
+            peer: Some(self.connection.peer.to_string()),
+            role: bearer.role,
+            scope: bearer.scope,
+            expires_ms: bearer.expires_ms,
+        })
     }
 
     /// The bearer token in the request, good or not.

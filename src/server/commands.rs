@@ -2,7 +2,8 @@
 
 use super::call::{Call, json};
 use super::error::ApiError;
-use crate::protocol::http::{PAGE_DEFAULT, PAGE_MAX, Role};
+use crate::protocol::access::Role;
+use crate::protocol::http::{PAGE_DEFAULT, PAGE_MAX};
 use crate::protocol::ids::CommandId;
 use crate::protocol::output::Stream;
 use crate::store::cancel::Cancel;
@@ -38,13 +39,14 @@ where
 /// # Errors
 /// 401, 403, 404, 409, 422.
 pub async fn list(call: Call) -> Result<Response, ApiError> {
-    call.authorize(Role::Viewer).await?;
+    let actor = call.authorize(Role::Viewer).await?;
     let query = call.query(&["state", "agent", "limit", "before"])?;
     let filter = HistoryFilter {
         state: query.one("state")?,
         agent: query.one("agent")?,
         before: query.one("before")?,
         limit: page_limit(query.one("limit")?)?,
+        scope: actor.scope,
     };
     json(StatusCode::OK, &call.app.store.history(filter).await?)
 }
@@ -54,9 +56,9 @@ pub async fn list(call: Call) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403, 404.
 pub async fn show(call: Call, command: &str) -> Result<Response, ApiError> {
-    call.authorize(Role::Viewer).await?;
+    let actor = call.authorize(Role::Viewer).await?;
     call.query(&[])?;
-    let command = call.app.store.command(id(command)?, true).await?;
+    let command = call.app.store.command(id(command)?, true, actor.scope).await?;
     json(StatusCode::OK, &command.response)
 }
 
@@ -67,11 +69,11 @@ pub async fn show(call: Call, command: &str) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403, 404, 409, 422.
 pub async fn output(call: Call, command: &str) -> Result<Response, ApiError> {
-    call.authorize(Role::Viewer).await?;
+    let actor = call.authorize(Role::Viewer).await?;
     let query = call.query(&["agent", "stream", "from"])?;
     let stream = query.one("stream")?.unwrap_or(Stream::Stdout);
     let from = query.one("from")?.unwrap_or(0);
-    let read = call.app.store.output(id(command)?, query.one("agent")?, stream, from).await?;
+    let read = call.app.store.output(id(command)?, query.one("agent")?, stream, from, actor.scope).await?;
     let mut response = Response::new(read.bytes.into());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

@@ -3,7 +3,7 @@
 use super::call::{Call, json, parse_json};
 use super::commands::id;
 use super::error::ApiError;
-use crate::protocol::http::{EnrollRequest, EnrollResponse};
+use crate::protocol::access::{EnrollRequest, EnrollResponse};
 use crate::protocol::name::check_tags;
 use crate::secret::Secret;
 use crate::store::enroll::Enroll;

@@ -149,6 +149,7 @@ impl From<StoreError> for ApiError {
                 "this Idempotency-Key was used for another request; take a fresh one",
             ),
             StoreError::Conflict(_) => Self::new(StatusCode::CONFLICT, "conflict", detail),
+            StoreError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, "too_weak", detail),
             StoreError::JoinRefused(_) => Self::new(
                 StatusCode::FORBIDDEN,
                 "join_refused",

@@ -7,8 +7,9 @@ use super::app::App;
 use super::call::Call;
 use super::commands::id;
 use super::error::ApiError;
-use crate::protocol::http::Role;
+use crate::protocol::access::Role;
 use crate::protocol::ids::CommandId;
+use crate::protocol::scope::Scope;
 use crate::store::error::StoreError;
 use crate::store::history::{Cursor, Event as StoreEvent};
 use futures_util::stream;
@@ -33,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// 401, 403, 404, 422.
 pub async fn stream(call: Call, command: &str) -> Result<Response, ApiError> {
-    call.authorize(Role::Viewer).await?;
+    let actor = call.authorize(Role::Viewer).await?;
     call.query(&[])?;
     let command: CommandId = id(command)?;
     let cursor = match call.headers.get("last-event-id") {
@@ -42,10 +43,10 @@ pub async fn stream(call: Call, command: &str) -> Result<Response, ApiError> {
             ApiError::field("Last-Event-ID", "is not the id of an event of this stream; leave it out to start over")
         })?,
     };
-    let seq = call.app.store.command(command, false).await?.seq;
+    let seq = call.app.store.command(command, false, actor.scope.clone()).await?.seq;
     let (sender, receiver) = mpsc::channel(CHANNEL);
     let app = Arc::clone(&call.app);
-    call.app.tasks.spawn("events", feed(app, command, seq, cursor, sender));
+    call.app.tasks.spawn("events", feed(app, command, seq, cursor, actor.scope, sender));
     let events = stream::unfold(receiver, |mut receiver| async move {
         let event: Event = receiver.recv().await?;
         Some((Ok::<_, Infallible>(event), receiver))
@@ -54,12 +55,19 @@ pub async fn stream(call: Call, command: &str) -> Result<Response, ApiError> {
     Ok(warp::sse::reply(events).into_response())
 }
 
-async fn feed(app: Arc<App>, command: CommandId, seq: i64, mut cursor: Cursor, sender: mpsc::Sender<Event>) {
+async fn feed(
+    app: Arc<App>,
+    command: CommandId,
+    seq: i64,
+    mut cursor: Cursor,
+    scope: Scope,
+    sender: mpsc::Sender<Event>,
+) {
     let stop = app.tasks.stop_token();
     loop {
         // Listen before looking, or a change in between is missed.
         let rung = app.store.watch.commands.listen(seq);
-        match news(&app, command, seq, &mut cursor, &sender).await {
+        match news(&app, command, seq, &mut cursor, &scope, &sender).await {
             Ok(More::Wait) => {}
             Ok(More::AtOnce) => continue,
             Ok(More::Never) => return,
@@ -89,9 +97,10 @@ async fn news(
     command: CommandId,
     seq: i64,
     cursor: &mut Cursor,
+    scope: &Scope,
     sender: &mpsc::Sender<Event>,
 ) -> Result<More, StoreError> {
-    let events = app.store.events(seq, *cursor).await?;
+    let events = app.store.events(seq, *cursor, scope.clone()).await?;
     let quiet = events.events.is_empty();
     for (after, event) in events.events {
         *cursor = after;
@@ -104,7 +113,7 @@ async fn news(
         }
     }
     if events.ended {
-        let last = app.store.command(command, false).await?.response;
+        let last = app.store.command(command, false, scope.clone()).await?.response;
         send(app, sender, named("end", *cursor, &last)).await;
         return Ok(More::Never);
     }

@@ -1,11 +1,15 @@
 //! The server's data folder: private, used by one server at a time, with the owner's token in it.
 
+use crate::seal::{SEAL_KEY_BYTES, SealKey};
+use crate::secret::{from_hex, hex, random};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// The owner's token, made at the first start.
 pub const OWNER_TOKEN_FILE: &str = "owner.token";
+/// The key to what the database keeps sealed, 32 bytes in hexadecimal.
+pub const SEAL_KEY_FILE: &str = "seal.key";
 /// The address that the server listens on, while it runs.
 pub const LISTEN_FILE: &str = "listen";
 
@@ -70,6 +74,21 @@ impl Folder {
             File::open(&self.path)?.sync_all()
         });
         written.map_err(|source| FolderError::Unusable { path, source })
+    }
+
+    /// The folder's key, made if it is missing.
+    ///
+    /// # Errors
+    /// [`FolderError::Unusable`]: it cannot be read or written, or is no key.
+    pub fn seal_key(&self) -> Result<SealKey, FolderError> {
+        let path = self.path.join(SEAL_KEY_FILE);
+        if !path.exists() {
+            self.write(SEAL_KEY_FILE, &format!("{}\n", hex(&random::<SEAL_KEY_BYTES>())))?;
+        }
+        let wrong = |source| FolderError::Unusable { path: path.clone(), source };
+        let text = fs::read_to_string(&path).map_err(wrong)?;
+        let damaged = || wrong(io::Error::new(io::ErrorKind::InvalidData, "it is no key of 64 hexadecimal digits"));
+        from_hex(text.trim()).as_ref().map(SealKey::new).ok_or_else(damaged)
     }
 
     /// Removes a file, if it is there.

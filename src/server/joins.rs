@@ -4,7 +4,7 @@ use super::call::{Call, json};
 use super::commands::id;
 use super::error::ApiError;
 use crate::http_client::ServerUrl;
-use crate::protocol::http::{JoinRequest, JoinsResponse, Role};
+use crate::protocol::access::{JoinRequest, JoinsResponse, Role};
 use crate::protocol::join::JoinString;
 use crate::secret::Secret;
 use crate::store::joins::{CreateJoin, RevokeJoin};

@@ -6,7 +6,8 @@ use super::metrics::{Metrics, StoreMetrics};
 use super::{files, listener, outside, reaper};
 use crate::clock::Clock;
 use crate::http_client::ServerUrl;
-use crate::protocol::http::Role;
+use crate::protocol::access::Role;
+use crate::protocol::scope::Scope;
 use crate::secret::Secret;
 use crate::store::audit::Actor;
 use crate::store::disk::DiskLimits;
@@ -127,7 +128,8 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     folder.write(LISTEN_FILE, &format!("{url}\n"))?;
     let tasks = Tasks::default();
     let join_url = public_url.map_or_else(|| url.clone(), |url| url.to_string());
-    let app = App::new(store, metrics, tasks.clone(), config.keepalive, join_url, !config.behind_proxy);
+    let app =
+        App::new(store, metrics, tasks.clone(), config.keepalive, join_url, !config.behind_proxy, folder.seal_key()?);
     let app = Arc::new(app);
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
@@ -146,6 +148,7 @@ async fn make_owner_token(store: &Store, folder: &Folder) -> Result<(), ServeErr
         actor: Actor::server("first start"),
         name: "owner".to_owned(),
         role: Role::Owner,
+        scope: Scope::default(),
         hash: token.hash(),
         expires_ms: None,
     };

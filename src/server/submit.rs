@@ -2,11 +2,13 @@
 
 use super::call::{Call, json, parse_json};
 use super::error::ApiError;
+use crate::protocol::access::Role;
 use crate::protocol::http::{
-    BODY_BYTES_MAX, CommandResponse, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, Role, SubmitRequest, TARGETS_MAX,
-    Targets, WAIT_SECS_MAX,
+    BODY_BYTES_MAX, CommandResponse, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, SubmitRequest, TARGETS_MAX, Targets,
+    WAIT_SECS_MAX,
 };
 use crate::protocol::name::check_tags;
+use crate::protocol::scope::Scope;
 use crate::protocol::spec::{OUTPUT_BYTES_MAX, SPEC_VERSION, Spec, TIMEOUT_MS_DEFAULT, TTL_MS_DEFAULT};
 use crate::secret::sha256;
 use crate::store::enqueue::{Enqueue, Enqueued, Selector};
@@ -43,10 +45,11 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
     let body = call.bytes(BODY_BYTES_MAX).await?;
     let idempotency = idempotency(&call, key.as_deref(), &body)?;
     let Submission { targets, document, spec, note } = read(&body, key, call.app.store.clock.now_ms())?;
+    let scope = actor.scope.clone();
     let enqueue = Enqueue { actor, targets, document, spec, note, idempotency };
     let enqueued = call.app.store.try_write(enqueue).await?;
     let command =
-        if wait > 0 { wait_for(&call, &enqueued, Duration::from_secs(wait)).await? } else { enqueued.command };
+        if wait > 0 { wait_for(&call, &enqueued, Duration::from_secs(wait), scope).await? } else { enqueued.command };
     let status = if enqueued.replayed { StatusCode::OK } else { StatusCode::CREATED };
     json(status, &command)
 }
@@ -177,7 +180,7 @@ fn milliseconds(field: &'static str, seconds: f64) -> Result<i64, ApiError> {
 }
 
 /// Holds the answer until every delivery is terminal, the time is up, or the server drains.
-async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration) -> Result<CommandResponse, ApiError> {
+async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration, scope: Scope) -> Result<CommandResponse, ApiError> {
     let store = &call.app.store;
     let stop = call.app.tasks.stop_token();
     let until = Instant::now() + wait;
@@ -185,7 +188,7 @@ async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration) -> Result<Co
         // Listen before looking, or a change in between is missed.
         let rung = store.watch.ends.listen(enqueued.command_seq);
         if store.has_ended(enqueued.command_seq).await? || Instant::now() >= until || stop.is_cancelled() {
-            return Ok(store.command(enqueued.command.id, false).await?.response);
+            return Ok(store.command(enqueued.command.id, false, scope).await?.response);
         }
         tokio::select! {
             () = rung => {}

@@ -5,7 +5,7 @@ use super::commands::id;
 use super::error::ApiError;
 use super::joins::expires_ms;
 use super::serve::TOKEN_PREFIX;
-use crate::protocol::http::{Role, TokenRequest, TokensResponse};
+use crate::protocol::access::{Role, TokenRequest, TokensResponse};
 use crate::secret::Secret;
 use crate::store::tokens::{CreateToken, RevokeToken};
 use hyper::StatusCode;
@@ -19,11 +19,14 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
     let actor = call.authorize(Role::Owner).await?;
     call.query(&[])?;
     let request: TokenRequest = call.json().await?;
+    let scope = request.scope.unwrap_or_else(|| actor.scope.clone());
+    scope.check().map_err(|error| ApiError::field("scope", error))?;
     let store = &call.app.store;
-    let expires_ms = request.expires_s.map(expires_ms).transpose()?.map(|life_ms| store.clock.now_ms() + life_ms);
+    let life_ms = request.expires_s.map(expires_ms).transpose()?;
+    let expires_ms = life_ms.map(|life_ms| store.clock.now_ms() + life_ms).or(actor.expires_ms);
     let token = Secret::generate(TOKEN_PREFIX);
     let name = request.name.to_string();
-    let operation = CreateToken { actor, name, role: request.role, hash: token.hash(), expires_ms };
+    let operation = CreateToken { actor, name, role: request.role, scope, hash: token.hash(), expires_ms };
     let mut made = store.try_write(operation).await?;
     made.token = Some(token.expose().to_owned());
     json(StatusCode::CREATED, &made)

@@ -1,7 +1,7 @@
 //! Agents: listed, shown, their facts stored, revoked; and the key that a session is checked against.
 
 use super::audit::{self, Actor};
-use super::enqueue::find_agent;
+use super::enqueue::{find_agent, in_scope};
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
@@ -11,6 +11,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::http::{AgentResponse, LastClose};
 use crate::protocol::ids::AgentId;
 use crate::protocol::name::Tags;
+use crate::protocol::scope::Scope;
 use crate::protocol::state::State;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -26,7 +27,8 @@ pub struct AgentRow {
 // The outbox count is one look into deliveries_outbox an agent.
 const SELECT: &str = "SELECT seq, id, name, epoch, connected_ms, proven_ms, close_reason, closed_ms, tags, facts, \
      enrolled_ms, version, os, \
-     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued'), clash_ms FROM agents";
+     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued'), clash_ms, \
+     approved_ms IS NULL FROM agents";
 
 fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
     let reason: Option<String> = row.get(6)?;
@@ -40,6 +42,7 @@ fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
             id: AgentId::from_bytes(row.get(1)?),
             name: row.get(2)?,
             online: false,
+            pending: row.get(15)?,
             epoch: row.get(3)?,
             connected_ms: row.get(4)?,
             proven_ms: row.get(5)?,
@@ -71,14 +74,22 @@ pub struct AgentKey {
     pub public_key: [u8; 32],
     /// Whether it was revoked.
     pub revoked: bool,
+    /// Whether it waits for approval.
+    pub pending: bool,
 }
 
 impl Store {
-    /// Agents that are not revoked, in order of enrollment, after `after`, carrying all of `tags`.
+    /// Agents of a scope that are not revoked, in order of enrollment, after `after`, carrying all of `tags`.
     ///
     /// # Errors
     /// `NotFound` for an `after` that is no agent; SQLite's.
-    pub async fn agents(&self, after: Option<AgentId>, tags: Tags, limit: u32) -> Result<Vec<AgentRow>, StoreError> {
+    pub async fn agents(
+        &self,
+        after: Option<AgentId>,
+        tags: Tags,
+        limit: u32,
+        scope: Scope,
+    ) -> Result<Vec<AgentRow>, StoreError> {
         const AFTER: &str = "SELECT seq FROM agents WHERE id = ?1";
         self.read(move |conn| {
             let after = match after {
@@ -89,26 +100,22 @@ impl Store {
                     .optional()?
                     .ok_or_else(|| StoreError::NotFound { what: "agent", key: id.to_string() })?,
             };
-            let sql = format!(
-                "{SELECT} WHERE revoked_ms IS NULL AND seq > ?1 AND NOT EXISTS ( \
-                    SELECT 1 FROM json_each(?2) AS asked WHERE NOT EXISTS ( \
-                        SELECT 1 FROM json_each(agents.tags) AS own WHERE own.key = asked.key AND own.value = asked.value)) \
-                 ORDER BY seq LIMIT ?3"
-            );
-            let tags = serde_json::to_string(&tags).map_err(|error| StoreError::Sql(error.to_string()))?;
+            const IN: &str = concat!(in_scope!("agents.tags", "?2"), " AND ", in_scope!("agents.tags", "?4"));
+            let sql = format!("{SELECT} WHERE revoked_ms IS NULL AND seq > ?1 AND {IN} ORDER BY seq LIMIT ?3");
             let mut statement = conn.prepare_cached(&sql)?;
-            let rows = statement.query_map((after, tags, limit), agent_row)?;
+            let tagged = Scope::of_tags(&tags).to_json();
+            let rows = statement.query_map((after, tagged, limit, scope.to_json()), agent_row)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
         .await
     }
 
-    /// One agent by id or name.
+    /// One agent of a scope by id or name.
     ///
     /// # Errors
     /// `NotFound`, `Ambiguous`; SQLite's.
-    pub async fn agent(&self, key: String) -> Result<AgentRow, StoreError> {
-        self.read(move |conn| agent_by_seq(conn, find_agent(conn, &key)?.seq)).await
+    pub async fn agent(&self, key: String, scope: Scope) -> Result<AgentRow, StoreError> {
+        self.read(move |conn| agent_by_seq(conn, find_agent(conn, &key, &scope)?.seq)).await
     }
 
     /// The key of the agent with this id, revoked or not.
@@ -116,10 +123,17 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub async fn agent_key(&self, id: AgentId) -> Result<Option<AgentKey>, StoreError> {
-        const SQL: &str = "SELECT seq, name, public_key, revoked_ms IS NOT NULL FROM agents WHERE id = ?1";
+        const SQL: &str = "SELECT seq, name, public_key, revoked_ms IS NOT NULL, approved_ms IS NULL \
+             FROM agents WHERE id = ?1";
         self.read(move |conn| {
             let key = |row: &Row<'_>| {
-                Ok(AgentKey { seq: row.get(0)?, name: row.get(1)?, public_key: row.get(2)?, revoked: row.get(3)? })
+                Ok(AgentKey {
+                    seq: row.get(0)?,
+                    name: row.get(1)?,
+                    public_key: row.get(2)?,
+                    revoked: row.get(3)?,
+                    pending: row.get(4)?,
+                })
             };
             Ok(conn.prepare_cached(SQL)?.query_row([id.as_bytes()], key).optional()?)
         })
@@ -178,7 +192,7 @@ impl RevokeAgent {
         const REVOKE: &str = "UPDATE agents SET revoked_ms = ?2 WHERE seq = ?1";
         const OPEN: &str =
             select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('queued', 'accepted', 'running')");
-        let agent = find_agent(apply.conn, &self.key)?;
+        let agent = find_agent(apply.conn, &self.key, &self.actor.scope)?;
         apply.conn.prepare_cached(REVOKE)?.execute((agent.seq, apply.now_ms))?;
         let open: Vec<DeliveryRow> =
             apply.conn.prepare_cached(OPEN)?.query_map([agent.seq], delivery_row)?.collect::<Result<_, _>>()?;

@@ -4,6 +4,7 @@
 //! never answered, is marked: the agent is asked, and its answer is the truth.
 
 use super::audit::{self, Actor};
+use super::enqueue::in_scope;
 use super::error::StoreError;
 use super::op::Apply;
 use super::transition::{Because, DeliveryRow, delivery_row, record, select_deliveries, transition};
@@ -29,19 +30,29 @@ pub struct Cancelled {
 }
 
 impl Cancel {
-    /// Cancels or marks each delivery. Idempotent.
+    /// Cancels or marks each delivery to an agent in the actor's scope. Idempotent.
     ///
     /// # Errors
     /// `NotFound`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Cancelled, StoreError> {
         const COMMAND: &str = "SELECT seq FROM commands WHERE id = ?1";
-        const ROWS: &str = select_deliveries!("WHERE d.command_seq = ?1 ORDER BY d.seq");
+        const ROWS: &str = concat!(
+            select_deliveries!("JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = ?1 AND "),
+            in_scope!("a.tags", "?2"),
+            " ORDER BY d.seq"
+        );
         const MARK: &str = "UPDATE deliveries SET cancel_requested_ms = ?2 WHERE seq = ?1";
         let seq: Option<i64> =
             apply.conn.prepare_cached(COMMAND)?.query_row([self.command.as_bytes()], |row| row.get(0)).optional()?;
-        let seq = seq.ok_or_else(|| StoreError::NotFound { what: "command", key: self.command.to_string() })?;
-        let rows: Vec<DeliveryRow> =
-            apply.conn.prepare_cached(ROWS)?.query_map([seq], delivery_row)?.collect::<Result<_, _>>()?;
+        let not_found = || StoreError::NotFound { what: "command", key: self.command.to_string() };
+        let rows: Vec<DeliveryRow> = apply
+            .conn
+            .prepare_cached(ROWS)?
+            .query_map((seq.ok_or_else(not_found)?, self.actor.scope.to_json()), delivery_row)?
+            .collect::<Result<_, _>>()?;
+        if rows.is_empty() {
+            return Err(not_found());
+        }
         let mut response = CancelResponse { id: self.command, cancelled: 0, requested: 0, ended: 0 };
         let cause = format!("cancelled by {}", self.actor.name);
         let because = Because { cause: Some(&self.actor.name), reason: Some(&cause), ..Because::default() };

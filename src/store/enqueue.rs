@@ -7,6 +7,7 @@ use super::op::Apply;
 use crate::protocol::http::{Candidate, CommandResponse, DeliveryResponse};
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::name::Tags;
+use crate::protocol::scope::Scope;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
 use crate::secret::{hex, sha256};
@@ -61,7 +62,23 @@ pub struct Target {
     pub id: AgentId,
     /// Label.
     pub name: String,
+    /// It waits for somebody's approval and is given nothing.
+    pub pending: bool,
 }
+
+/// SQL: an agent's tags (the first) are in a scope (the second, as JSON).
+macro_rules! in_scope {
+    ($tags:literal, $scope:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM json_each(",
+            $scope,
+            ") AS need WHERE NOT EXISTS (SELECT 1 FROM json_each(",
+            $tags,
+            ") AS own WHERE own.key = need.key AND own.value IN (SELECT value FROM json_each(need.value))))"
+        )
+    };
+}
+pub(super) use in_scope;
 
 impl Enqueue {
     /// Adds the rows.
@@ -75,7 +92,7 @@ impl Enqueue {
         if let Some(why) = apply.quota {
             return Err(StoreError::Quota(why.to_owned()));
         }
-        let targets = self.targets.resolve(apply)?;
+        let targets = self.targets.resolve(apply, &self.actor.scope)?;
         if targets.is_empty() {
             return Err(StoreError::NoTargets);
         }
@@ -120,7 +137,7 @@ impl Enqueue {
         if first != *hash {
             return Err(StoreError::KeyReused);
         }
-        let command = command_response(apply.conn, CommandId::from_bytes(id), None, false)?;
+        let command = command_response(apply.conn, CommandId::from_bytes(id), None, false, &self.actor.scope)?;
         Ok(Some(Enqueued { command_seq, command: command.response, replayed: true }))
     }
 
@@ -167,54 +184,73 @@ impl Enqueue {
 }
 
 fn target(row: &Row<'_>) -> rusqlite::Result<Target> {
-    Ok(Target { seq: row.get(0)?, id: AgentId::from_bytes(row.get(1)?), name: row.get(2)? })
+    Ok(Target { seq: row.get(0)?, id: AgentId::from_bytes(row.get(1)?), name: row.get(2)?, pending: row.get(3)? })
 }
 
 impl Selector {
-    /// The agents that it means, each once, in the order of their rows.
+    /// The agents that it means, each once. Named ones in the order of the names, others in that of their rows, without
+    /// those that are pending.
     ///
     /// # Errors
-    /// `NotFound`, `Ambiguous`; SQLite's.
-    pub fn resolve(&self, apply: &Apply<'_>) -> Result<Vec<Target>, StoreError> {
-        const ALL: &str = "SELECT seq, id, name FROM agents WHERE revoked_ms IS NULL ORDER BY seq";
-        // Every asked tag must be among the agent's.
-        const TAGGED: &str = "SELECT seq, id, name FROM agents WHERE revoked_ms IS NULL AND NOT EXISTS ( \
-                SELECT 1 FROM json_each(?1) AS asked WHERE NOT EXISTS ( \
-                    SELECT 1 FROM json_each(agents.tags) AS own WHERE own.key = asked.key AND own.value = asked.value)) \
-             ORDER BY seq";
+    /// `NotFound`, `Ambiguous`, `Conflict` for a named one that is pending; SQLite's.
+    pub fn resolve(&self, apply: &Apply<'_>, scope: &Scope) -> Result<Vec<Target>, StoreError> {
+        const IN: &str = concat!(
+            "SELECT seq, id, name, 0 FROM agents WHERE revoked_ms IS NULL AND approved_ms IS NOT NULL AND ",
+            in_scope!("agents.tags", "?1"),
+            " AND ",
+            in_scope!("agents.tags", "?2"),
+            " ORDER BY seq"
+        );
+        let all_in = |tagged: &Scope| -> Result<Vec<Target>, StoreError> {
+            let mut statement = apply.conn.prepare_cached(IN)?;
+            let found = statement.query_map((tagged.to_json(), scope.to_json()), target)?;
+            Ok(found.collect::<Result<_, _>>()?)
+        };
         match self {
             Selector::Agents(keys) => {
                 let mut met = BTreeSet::new();
                 let mut targets = Vec::with_capacity(keys.len());
                 for key in keys {
-                    let found = find_agent(apply.conn, key)?;
+                    let found = find_agent(apply.conn, key, scope)?;
+                    if found.pending {
+                        return Err(StoreError::Conflict(format!(
+                            "{} waits for approval: `postrider agents approve {}` lets it in",
+                            found.name, found.id
+                        )));
+                    }
                     if met.insert(found.seq) {
                         targets.push(found);
                     }
                 }
                 Ok(targets)
             }
-            Selector::Tags(tags) => {
-                let tags = serde_json::to_string(tags).map_err(|error| StoreError::Sql(error.to_string()))?;
-                Ok(apply.conn.prepare_cached(TAGGED)?.query_map([tags], target)?.collect::<Result<_, _>>()?)
-            }
-            Selector::All => Ok(apply.conn.prepare_cached(ALL)?.query_map([], target)?.collect::<Result<_, _>>()?),
+            Selector::Tags(tags) => all_in(&Scope::of_tags(tags)),
+            Selector::All => all_in(&Scope::default()),
         }
     }
 }
 
-/// Finds the one agent, not revoked, with this id or name.
+/// Finds the one agent, not revoked, with this id or name. Outside the scope there are none.
 ///
 /// # Errors
 /// `NotFound`, `Ambiguous`; SQLite's.
-pub fn find_agent(conn: &rusqlite::Connection, key: &str) -> Result<Target, StoreError> {
-    const BY_ID: &str = "SELECT seq, id, name FROM agents WHERE id = ?1 AND revoked_ms IS NULL";
-    const BY_NAME: &str = "SELECT seq, id, name FROM agents WHERE name = ?1 AND revoked_ms IS NULL ORDER BY seq"; // agents_name
+pub fn find_agent(conn: &rusqlite::Connection, key: &str, scope: &Scope) -> Result<Target, StoreError> {
+    const BY_ID: &str = concat!(
+        "SELECT seq, id, name, approved_ms IS NULL FROM agents WHERE id = ?1 AND revoked_ms IS NULL AND ",
+        in_scope!("agents.tags", "?2")
+    );
+    const BY_NAME: &str = concat!(
+        "SELECT seq, id, name, approved_ms IS NULL FROM agents WHERE name = ?1 AND revoked_ms IS NULL AND ",
+        in_scope!("agents.tags", "?2"),
+        " ORDER BY seq"
+    ); // agents_name
+    let scope = scope.to_json();
     let not_found = || StoreError::NotFound { what: "agent", key: key.chars().take(80).collect() };
     if let Ok(id) = key.parse::<AgentId>() {
-        return conn.prepare_cached(BY_ID)?.query_row([id.as_bytes()], target).optional()?.ok_or_else(not_found);
+        return conn.prepare_cached(BY_ID)?.query_row((id.as_bytes(), scope), target).optional()?.ok_or_else(not_found);
     }
-    let mut found: Vec<Target> = conn.prepare_cached(BY_NAME)?.query_map([key], target)?.collect::<Result<_, _>>()?;
+    let mut found: Vec<Target> =
+        conn.prepare_cached(BY_NAME)?.query_map((key, scope), target)?.collect::<Result<_, _>>()?;
     match found.len() {
         0 => Err(not_found()),
         1 => Ok(found.remove(0)),

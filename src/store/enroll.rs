@@ -39,17 +39,19 @@ impl Enroll {
     /// `JoinRefused`; `Conflict` for a key that enrolled otherwise; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Enrolled, StoreError> {
         const JOIN: &str =
-            "SELECT seq, uses < uses_max, expires_ms > ?2, revoked_ms IS NULL FROM joins WHERE hash = ?1";
+            "SELECT seq, uses < uses_max, expires_ms > ?2, revoked_ms IS NULL, approve FROM joins WHERE hash = ?1";
         const KNOWN: &str = "SELECT id, name, join_seq, revoked_ms IS NULL FROM agents WHERE public_key = ?1";
         const USE: &str = "UPDATE joins SET uses = uses + 1 WHERE seq = ?1";
-        const AGENT: &str = "INSERT INTO agents (id, name, public_key, tags, join_seq, enrolled_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let join: Option<(i64, bool, bool, bool)> = apply
+        const AGENT: &str = "INSERT INTO agents (id, name, public_key, tags, join_seq, enrolled_ms, approved_ms) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, iif(?7, NULL, ?6))";
+        let join: Option<(i64, bool, bool, bool, bool)> = apply
             .conn
             .prepare_cached(JOIN)?
-            .query_row((self.secret_hash, apply.now_ms), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+            .query_row((self.secret_hash, apply.now_ms), |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+            })
             .optional()?;
-        let Some((join_seq, has_uses, fresh, good)) = join else {
+        let Some((join_seq, has_uses, fresh, good, approve)) = join else {
             return Err(StoreError::JoinRefused("the join string is not known here"));
         };
         let known: Option<([u8; 16], String, i64, bool)> = apply
@@ -75,9 +77,9 @@ impl Enroll {
         let id = AgentId::new();
         let tags = serde_json::to_string(&self.tags).map_err(|error| StoreError::Sql(error.to_string()))?;
         apply.conn.prepare_cached(USE)?.execute([join_seq])?;
-        let row = (id.as_bytes(), self.name.as_str(), self.public_key, tags, join_seq, apply.now_ms);
+        let row = (id.as_bytes(), self.name.as_str(), self.public_key, tags, join_seq, apply.now_ms, approve);
         apply.conn.prepare_cached(AGENT)?.execute(row)?;
-        let actor = Actor { token_seq: None, name: "join string".to_owned(), peer: self.peer.clone() };
+        let actor = Actor::nobody("join string", self.peer.clone());
         audit::record(apply, &actor, "agent.enroll", &id, &serde_json::json!({ "name": self.name }))?;
         Ok(Enrolled { id, name: self.name.to_string() })
     }

@@ -31,6 +31,9 @@ pub enum StoreError {
     /// The operation goes against what is there.
     #[error("{0}")]
     Conflict(String),
+    /// The actor's token is not enough for it.
+    #[error("{0}")]
+    Forbidden(String),
     /// The join string's secret is unknown, used up, expired or revoked.
     #[error("{0}")]
     JoinRefused(&'static str),

@@ -1,6 +1,6 @@
 //! Commands as people read them: one with everything that happened, lists, and what is new since a cursor.
 
-use super::enqueue::find_agent;
+use super::enqueue::{find_agent, in_scope};
 use super::error::StoreError;
 use super::handle::Store;
 use super::transition::state_column;
@@ -11,6 +11,7 @@ use crate::protocol::http::{
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::outcome::StreamSummary;
 use crate::protocol::output::Stream;
+use crate::protocol::scope::Scope;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
 use base64::Engine as _;
@@ -27,7 +28,8 @@ pub struct CommandRead {
     pub response: CommandResponse,
 }
 
-/// Reads a command with at most `deliveries_max` deliveries (none: all), with or without their transitions.
+/// Reads a command with at most `deliveries_max` deliveries (none: all), with or without their transitions. What went to
+/// agents outside the scope is left out; a command that only went there is not found.
 ///
 /// # Errors
 /// `NotFound`; SQLite's.
@@ -36,10 +38,18 @@ pub fn command_response(
     id: CommandId,
     deliveries_max: Option<usize>,
     transitions: bool,
+    scope: &Scope,
 ) -> Result<CommandRead, StoreError> {
     const SQL: &str = "SELECT c.seq, c.created_ms, t.name, c.spec, c.not_after_ms, c.note \
          FROM commands c JOIN tokens t ON t.seq = c.token_seq WHERE c.id = ?1";
-    const STATES: &str = "SELECT state, count(*) FROM deliveries WHERE command_seq = ?1 GROUP BY state";
+    const STATES: &str = concat!(
+        "SELECT state, count(*) FROM deliveries d WHERE command_seq = ?1 AND (?2 = '{}' OR EXISTS ( \
+             SELECT 1 FROM agents a WHERE a.seq = d.agent_seq AND ",
+        in_scope!("a.tags", "?2"),
+        ")) GROUP BY state"
+    );
+    let not_found = || StoreError::NotFound { what: "command", key: id.to_string() };
+    let scope = scope.to_json();
     let read = conn
         .prepare_cached(SQL)?
         .query_row([id.as_bytes()], |row| {
@@ -61,12 +71,15 @@ pub fn command_response(
             })
         })
         .optional()?;
-    let mut read = read.ok_or_else(|| StoreError::NotFound { what: "command", key: id.to_string() })?;
+    let mut read = read.ok_or_else(not_found)?;
     let response = &mut read.response;
     let mut statement = conn.prepare_cached(STATES)?;
-    let states = statement.query_map([read.seq], |row| Ok((state_column(row, 0)?, row.get(1)?)))?;
+    let states = statement.query_map((read.seq, &scope), |row| Ok((state_column(row, 0)?, row.get(1)?)))?;
     response.states = states.collect::<Result<_, _>>()?;
-    response.deliveries = deliveries(conn, read.seq, deliveries_max)?;
+    if response.states.is_empty() {
+        return Err(not_found());
+    }
+    response.deliveries = deliveries(conn, read.seq, deliveries_max, &scope)?;
     if let [only] = response.deliveries.as_slice() {
         response.state = (response.states.values().sum::<u64>() == 1).then_some(only.state);
     }
@@ -76,11 +89,20 @@ pub fn command_response(
     Ok(read)
 }
 
-fn deliveries(conn: &Connection, command_seq: i64, max: Option<usize>) -> Result<Vec<DeliveryResponse>, StoreError> {
-    const SQL: &str = "SELECT d.id, a.id, a.name, d.state, d.attempt, d.exit_code, d.signal, d.reason, \
+fn deliveries(
+    conn: &Connection,
+    command_seq: i64,
+    max: Option<usize>,
+    scope: &str,
+) -> Result<Vec<DeliveryResponse>, StoreError> {
+    const SQL: &str = concat!(
+        "SELECT d.id, a.id, a.name, d.state, d.attempt, d.exit_code, d.signal, d.reason, \
          d.cancel_requested_ms, d.accepted_ms, d.started_ms, d.finished_ms, d.duration_ms, \
          d.stdout_next, d.stdout_kept, d.stdout_bytes, d.stderr_next, d.stderr_kept, d.stderr_bytes \
-         FROM deliveries d JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = ?1 ORDER BY d.seq LIMIT ?2";
+         FROM deliveries d JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = ?1 AND ",
+        in_scope!("a.tags", "?3"),
+        " ORDER BY d.seq LIMIT ?2"
+    );
     fn stream(row: &Row<'_>, first: usize) -> rusqlite::Result<StreamSummary> {
         let (next, kept, all): (u64, u64, Option<u64>) = (row.get(first)?, row.get(first + 1)?, row.get(first + 2)?);
         let bytes = all.unwrap_or(next);
@@ -88,7 +110,7 @@ fn deliveries(conn: &Connection, command_seq: i64, max: Option<usize>) -> Result
     }
     let limit = max.and_then(|max| i64::try_from(max).ok()).unwrap_or(-1);
     let mut statement = conn.prepare_cached(SQL)?;
-    let rows = statement.query_map((command_seq, limit), |row| {
+    let rows = statement.query_map((command_seq, limit, scope), |row| {
         Ok(DeliveryResponse {
             id: DeliveryId::from_bytes(row.get(0)?),
             agent_id: AgentId::from_bytes(row.get(1)?),
@@ -181,15 +203,17 @@ pub struct HistoryFilter {
     pub before: Option<CommandId>,
     /// At most this many.
     pub limit: u32,
+    /// Commands for agents of this scope.
+    pub scope: Scope,
 }
 
 impl Store {
-    /// One command with all deliveries, with or without transitions.
+    /// One command with all deliveries of a scope, with or without transitions.
     ///
     /// # Errors
     /// `NotFound`; SQLite's.
-    pub async fn command(&self, id: CommandId, transitions: bool) -> Result<CommandRead, StoreError> {
-        self.read(move |conn| command_response(conn, id, None, transitions)).await
+    pub async fn command(&self, id: CommandId, transitions: bool, scope: Scope) -> Result<CommandRead, StoreError> {
+        self.read(move |conn| command_response(conn, id, None, transitions, &scope)).await
     }
 
     /// Whether every delivery of a command has ended.
@@ -197,7 +221,7 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub async fn has_ended(&self, command_seq: i64) -> Result<bool, StoreError> {
-        self.read(move |conn| all_ended(conn, command_seq)).await
+        self.read(move |conn| all_ended(conn, command_seq, &Scope::default().to_json())).await
     }
 
     /// Commands, newest first.
@@ -208,12 +232,12 @@ impl Store {
         self.read(move |conn| history(conn, &filter)).await
     }
 
-    /// What is new of a command since `cursor`, at most [`EVENTS_MAX`] of each kind.
+    /// What is new of a command since `cursor`, at most [`EVENTS_MAX`] of each kind, as far as the scope goes.
     ///
     /// # Errors
     /// SQLite's.
-    pub async fn events(&self, command_seq: i64, cursor: Cursor) -> Result<Events, StoreError> {
-        self.read(move |conn| events(conn, command_seq, cursor)).await
+    pub async fn events(&self, command_seq: i64, cursor: Cursor, scope: Scope) -> Result<Events, StoreError> {
+        self.read(move |conn| events(conn, command_seq, cursor, &scope.to_json())).await
     }
 }
 
@@ -222,9 +246,13 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
     const OF_AGENT: &str = "SELECT c.id FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
          WHERE d.agent_seq = ?1 AND d.command_seq < ?2 AND (?3 IS NULL OR d.state = ?3) \
          ORDER BY d.command_seq DESC LIMIT ?4"; // deliveries_agent
-    const ALL: &str = "SELECT c.id FROM commands c WHERE c.seq < ?2 AND (?3 IS NULL OR EXISTS ( \
-             SELECT 1 FROM deliveries d WHERE d.command_seq = c.seq AND d.state = ?3)) AND ?1 IS NULL \
-         ORDER BY c.seq DESC LIMIT ?4";
+    const ALL: &str = concat!(
+        "SELECT c.id FROM commands c WHERE c.seq < ?2 AND (?3 IS NULL AND ?1 = '{}' OR EXISTS ( \
+             SELECT 1 FROM deliveries d JOIN agents a ON a.seq = d.agent_seq \
+             WHERE d.command_seq = c.seq AND (?3 IS NULL OR d.state = ?3) AND ",
+        in_scope!("a.tags", "?1"),
+        ")) ORDER BY c.seq DESC LIMIT ?4"
+    );
     let before = match filter.before {
         None => i64::MAX,
         Some(id) => conn
@@ -233,12 +261,18 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
             .optional()?
             .ok_or_else(|| StoreError::NotFound { what: "command", key: id.to_string() })?,
     };
-    let agent = filter.agent.as_deref().map(|key| find_agent_ever(conn, key)).transpose()?;
+    let agent = filter.agent.as_deref().map(|key| find_agent_ever(conn, key, &filter.scope)).transpose()?;
     let state = filter.state.map(State::as_str);
-    let mut statement = conn.prepare_cached(if agent.is_some() { OF_AGENT } else { ALL })?;
-    let mut ids: Vec<CommandId> = statement
-        .query_map((agent, before, state, filter.limit + 1), |row| Ok(CommandId::from_bytes(row.get(0)?)))?
-        .collect::<Result<_, _>>()?;
+    let (limit, id) = (filter.limit + 1, |row: &Row<'_>| Ok(CommandId::from_bytes(row.get(0)?)));
+    let mut ids: Vec<CommandId> = match agent {
+        Some(agent) => {
+            conn.prepare_cached(OF_AGENT)?.query_map((agent, before, state, limit), id)?.collect::<Result<_, _>>()?
+        }
+        None => conn
+            .prepare_cached(ALL)?
+            .query_map((filter.scope.to_json(), before, state, limit), id)?
+            .collect::<Result<_, _>>()?,
+    };
     let mut more = ids.len() > filter.limit as usize;
     ids.truncate(filter.limit as usize);
     let (mut commands, mut bytes) = (Vec::with_capacity(ids.len()), 0);
@@ -247,7 +281,7 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
             more = true;
             break;
         }
-        let command = command_response(conn, id, Some(LIST_DELIVERIES_MAX), false)?.response;
+        let command = command_response(conn, id, Some(LIST_DELIVERIES_MAX), false, &filter.scope)?.response;
         bytes += command.spec.len();
         commands.push(command);
     }
@@ -255,22 +289,23 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
     Ok(CommandsResponse { commands, next })
 }
 
-/// An agent by id, revoked or not, or by name.
-fn find_agent_ever(conn: &Connection, key: &str) -> Result<i64, StoreError> {
-    const SQL: &str = "SELECT seq FROM agents WHERE id = ?1";
+/// An agent of a scope by id, revoked or not, or by name.
+fn find_agent_ever(conn: &Connection, key: &str, scope: &Scope) -> Result<i64, StoreError> {
+    const SQL: &str = concat!("SELECT seq FROM agents WHERE id = ?1 AND ", in_scope!("agents.tags", "?2"));
     if let Ok(id) = key.parse::<AgentId>()
-        && let Some(seq) = conn.prepare_cached(SQL)?.query_row([id.as_bytes()], |row| row.get(0)).optional()?
+        && let Some(seq) =
+            conn.prepare_cached(SQL)?.query_row((id.as_bytes(), scope.to_json()), |row| row.get(0)).optional()?
     {
         return Ok(seq);
     }
-    find_agent(conn, key).map(|agent| agent.seq)
+    find_agent(conn, key, scope).map(|agent| agent.seq)
 }
 
-fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor) -> Result<Events, StoreError> {
+fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor, scope: &str) -> Result<Events, StoreError> {
     // One snapshot, so that an end is never seen without the output before it.
     let tx = conn.unchecked_transaction()?;
-    let transitions = new_transitions(&tx, command_seq, cursor)?;
-    let outputs = new_outputs(&tx, command_seq, cursor)?;
+    let transitions = new_transitions(&tx, command_seq, cursor, scope)?;
+    let outputs = new_outputs(&tx, command_seq, cursor, scope)?;
     let full = |count: usize| count >= EVENTS_MAX as usize;
     let (transitions_full, outputs_full) = (full(transitions.len()), full(outputs.len()));
     let is_end = |event: &TransitionEvent| event.transition.event.parse().is_ok_and(State::is_terminal);
@@ -293,26 +328,36 @@ fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor) -> Result<Eve
         cursor.transition = seq;
         events.events.push((cursor, Event::Transition(event)));
     }
-    events.ended = !transitions_full && all_ended(&tx, command_seq)?;
+    events.ended = !transitions_full && all_ended(&tx, command_seq, scope)?;
     Ok(events)
 }
 
-fn all_ended(conn: &Connection, command_seq: i64) -> Result<bool, StoreError> {
-    const OPEN: &str = "SELECT 1 FROM deliveries WHERE command_seq = ?1 AND state IN ('queued', 'accepted', 'running')";
-    Ok(!conn.prepare_cached(OPEN)?.exists([command_seq])?)
+fn all_ended(conn: &Connection, command_seq: i64, scope: &str) -> Result<bool, StoreError> {
+    const OPEN: &str = concat!(
+        "SELECT 1 FROM deliveries d WHERE command_seq = ?1 AND state IN ('queued', 'accepted', 'running') \
+         AND (?2 = '{}' OR EXISTS (SELECT 1 FROM agents a WHERE a.seq = d.agent_seq AND ",
+        in_scope!("a.tags", "?2"),
+        "))"
+    );
+    Ok(!conn.prepare_cached(OPEN)?.exists((command_seq, scope))?)
 }
 
 fn new_transitions(
     conn: &Connection,
     command_seq: i64,
     cursor: Cursor,
+    scope: &str,
 ) -> Result<Vec<(i64, TransitionEvent)>, StoreError> {
-    const SQL: &str = "SELECT t.seq, d.id, a.id, a.name, d.exit_code, d.reason, \
+    const SQL: &str = concat!(
+        "SELECT t.seq, d.id, a.id, a.name, d.exit_code, d.reason, \
          t.at_ms, t.event, t.epoch, t.attempt, t.cause \
          FROM deliveries d JOIN agents a ON a.seq = d.agent_seq JOIN transitions t ON t.delivery_seq = d.seq \
-         WHERE d.command_seq = ?1 AND t.seq > ?2 ORDER BY t.seq LIMIT ?3"; // transitions_delivery
+         WHERE d.command_seq = ?1 AND t.seq > ?2 AND ",
+        in_scope!("a.tags", "?4"),
+        " ORDER BY t.seq LIMIT ?3"
+    ); // transitions_delivery
     let mut statement = conn.prepare_cached(SQL)?;
-    let rows = statement.query_map((command_seq, cursor.transition, EVENTS_MAX), |row| {
+    let rows = statement.query_map((command_seq, cursor.transition, EVENTS_MAX, scope), |row| {
         let transition = transition(row, 6)?;
         let ended = transition.event.parse().is_ok_and(State::is_terminal);
         let event = TransitionEvent {
@@ -328,12 +373,21 @@ fn new_transitions(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn new_outputs(conn: &Connection, command_seq: i64, cursor: Cursor) -> Result<Vec<(i64, OutputEvent)>, StoreError> {
-    const SQL: &str = "SELECT o.seq, d.id, a.id, a.name, o.stream, o.offset, o.bytes \
+fn new_outputs(
+    conn: &Connection,
+    command_seq: i64,
+    cursor: Cursor,
+    scope: &str,
+) -> Result<Vec<(i64, OutputEvent)>, StoreError> {
+    const SQL: &str = concat!(
+        "SELECT o.seq, d.id, a.id, a.name, o.stream, o.offset, o.bytes \
          FROM deliveries d JOIN agents a ON a.seq = d.agent_seq JOIN output o ON o.delivery_seq = d.seq \
-         WHERE d.command_seq = ?1 AND o.seq > ?2 ORDER BY o.seq LIMIT ?3";
+         WHERE d.command_seq = ?1 AND o.seq > ?2 AND ",
+        in_scope!("a.tags", "?4"),
+        " ORDER BY o.seq LIMIT ?3"
+    );
     let mut statement = conn.prepare_cached(SQL)?;
-    let rows = statement.query_map((command_seq, cursor.output, EVENTS_MAX), |row| {
+    let rows = statement.query_map((command_seq, cursor.output, EVENTS_MAX, scope), |row| {
         let event = OutputEvent {
             delivery: DeliveryId::from_bytes(row.get(1)?),
             agent_id: AgentId::from_bytes(row.get(2)?),

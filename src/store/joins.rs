@@ -4,7 +4,8 @@ use super::audit::{self, Actor};
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
-use crate::protocol::http::{JoinResponse, PAGE_MAX};
+use crate::protocol::access::JoinResponse;
+use crate::protocol::http::PAGE_MAX;
 use crate::protocol::ids::JoinId;
 use rusqlite::Row;
 

@@ -17,7 +17,8 @@ use super::reap::{Reap, Reaped};
 use super::retain::Retain;
 use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
-use crate::protocol::http::{AgentResponse, JoinResponse, TokenResponse};
+use crate::protocol::access::{JoinResponse, TokenResponse};
+use crate::protocol::http::AgentResponse;
 use rusqlite::Connection;
 
 /// What an operation works with.

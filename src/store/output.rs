@@ -1,12 +1,13 @@
 //! Stored output: appended in pieces as they come, read by position.
 
-use super::enqueue::find_agent;
+use super::enqueue::{find_agent, in_scope};
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
 use super::progress::{Progress, Report};
 use crate::protocol::ids::CommandId;
 use crate::protocol::output::{OutputFrame, Stream};
+use crate::protocol::scope::Scope;
 use crate::protocol::state::State;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -101,9 +102,10 @@ impl Store {
         agent: Option<String>,
         stream: Stream,
         from: u64,
+        scope: Scope,
     ) -> Result<OutputRead, StoreError> {
         self.read(move |conn| {
-            let (delivery, state) = find_delivery(conn, command, agent.as_deref())?;
+            let (delivery, state) = find_delivery(conn, command, agent.as_deref(), &scope)?;
             let mut read = read_output(conn, delivery, stream, from)?;
             read.ended = state.is_terminal() && state != State::Lost;
             Ok(read)
@@ -112,13 +114,24 @@ impl Store {
     }
 }
 
-fn find_delivery(conn: &Connection, command: CommandId, agent: Option<&str>) -> Result<(i64, State), StoreError> {
-    const SQL: &str = "SELECT d.seq, d.state FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
-         WHERE c.id = ?1 AND (?2 IS NULL OR d.agent_seq = ?2) ORDER BY d.seq LIMIT 2";
-    let agent_seq = agent.map(|agent| find_agent_of(conn, command, agent)).transpose()?;
+fn find_delivery(
+    conn: &Connection,
+    command: CommandId,
+    agent: Option<&str>,
+    scope: &Scope,
+) -> Result<(i64, State), StoreError> {
+    const SQL: &str = concat!(
+        "SELECT d.seq, d.state FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
+         JOIN agents a ON a.seq = d.agent_seq WHERE c.id = ?1 AND (?2 IS NULL OR d.agent_seq = ?2) AND ",
+        in_scope!("a.tags", "?3"),
+        " ORDER BY d.seq LIMIT 2"
+    );
+    let agent_seq = agent.map(|agent| find_agent_of(conn, command, agent, scope)).transpose()?;
     let mut statement = conn.prepare_cached(SQL)?;
     let found: Vec<(i64, State)> = statement
-        .query_map((command.as_bytes(), agent_seq), |row| Ok((row.get(0)?, super::transition::state_column(row, 1)?)))?
+        .query_map((command.as_bytes(), agent_seq, scope.to_json()), |row| {
+            Ok((row.get(0)?, super::transition::state_column(row, 1)?))
+        })?
         .collect::<Result<_, _>>()?;
     match found.as_slice() {
         [one] => Ok(*one),
@@ -128,18 +141,22 @@ fn find_delivery(conn: &Connection, command: CommandId, agent: Option<&str>) -> 
 }
 
 /// An agent of this command by id or name, revoked or not.
-fn find_agent_of(conn: &Connection, command: CommandId, key: &str) -> Result<i64, StoreError> {
-    const SQL: &str = "SELECT a.seq FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
-         JOIN agents a ON a.seq = d.agent_seq WHERE c.id = ?1 AND (a.name = ?2 OR a.id = ?3) LIMIT 2";
+fn find_agent_of(conn: &Connection, command: CommandId, key: &str, scope: &Scope) -> Result<i64, StoreError> {
+    const SQL: &str = concat!(
+        "SELECT a.seq FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
+         JOIN agents a ON a.seq = d.agent_seq WHERE c.id = ?1 AND (a.name = ?2 OR a.id = ?3) AND ",
+        in_scope!("a.tags", "?4"),
+        " LIMIT 2"
+    );
     let id = key.parse::<crate::protocol::ids::AgentId>().ok();
     let mut statement = conn.prepare_cached(SQL)?;
     let found: Vec<i64> = statement
-        .query_map((command.as_bytes(), key, id.as_ref().map(|id| id.as_bytes())), |row| row.get(0))?
+        .query_map((command.as_bytes(), key, id.as_ref().map(|id| id.as_bytes()), scope.to_json()), |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     match found.as_slice() {
         [one] => Ok(*one),
         [] => Err(StoreError::NotFound { what: "agent of this command", key: key.chars().take(80).collect() }),
-        _ => find_agent(conn, key).map(|agent| agent.seq),
+        _ => find_agent(conn, key, scope).map(|agent| agent.seq),
     }
 }
 

@@ -4,8 +4,10 @@ use super::audit::{self, Actor};
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
-use crate::protocol::http::{PAGE_MAX, Role, TokenResponse};
+use crate::protocol::access::{Role, TokenResponse};
+use crate::protocol::http::PAGE_MAX;
 use crate::protocol::ids::TokenId;
+use crate::protocol::scope::Scope;
 use rusqlite::{OptionalExtension, Row};
 
 /// Makes a token.
@@ -17,13 +19,16 @@ pub struct CreateToken {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Which agents it reaches.
+    pub scope: Scope,
     /// Hash of the token.
     pub hash: [u8; 32],
     /// Until when it is good; none: until revoked.
     pub expires_ms: Option<i64>,
 }
 
-const COLUMNS: &str = "id, name, role, created_ms, expires_ms, revoked_ms";
+const COLUMNS: &str = "id, name, role, created_ms, expires_ms, revoked_ms, scope, used_ms, used_from, \
+     (SELECT name FROM tokens AS maker WHERE maker.seq = tokens.made_by), totp IS NOT NULL AND totp_step > 0";
 
 fn role(text: &str) -> Role {
     match text {
@@ -32,6 +37,13 @@ fn role(text: &str) -> Role {
         // The schema allows no other; were there one, it would be the weakest.
         _ => Role::Viewer,
     }
+}
+
+fn scope(row: &Row<'_>, column: usize) -> rusqlite::Result<Scope> {
+    // Read as nothing, a scope that cannot be read would reach all agents.
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
 }
 
 fn response(row: &Row<'_>) -> rusqlite::Result<TokenResponse> {
@@ -43,25 +55,56 @@ fn response(row: &Row<'_>) -> rusqlite::Result<TokenResponse> {
         created_ms: row.get(3)?,
         expires_ms: row.get(4)?,
         revoked_ms: row.get(5)?,
+        scope: scope(row, 6)?,
+        used_ms: row.get(7)?,
+        used_from: row.get(8)?,
+        created_by: row.get(9)?,
+        totp: row.get(10)?,
     })
 }
 
 impl CreateToken {
-    /// Adds the row.
+    /// Adds the row. No token makes one that is stronger than itself.
     ///
     /// # Errors
-    /// `Conflict` for a name in use; SQLite's.
+    /// `Forbidden` for a stronger one, `Conflict` for a name in use; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<TokenResponse, StoreError> {
         const TAKEN: &str = "SELECT 1 FROM tokens WHERE name = ?1 AND revoked_ms IS NULL"; // tokens_name
-        const SQL: &str = "INSERT INTO tokens (id, name, role, hash, created_ms, expires_ms) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6) RETURNING id, name, role, created_ms, expires_ms, revoked_ms";
+        const INSERT: &str = "INSERT INTO tokens (id, name, role, hash, created_ms, expires_ms, scope, made_by) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        let ends_later = |ours: i64| self.expires_ms.is_none_or(|theirs| theirs > ours);
+        let stronger = if self.role > self.actor.role {
+            Some("a higher role than its maker's")
+        } else if !self.actor.scope.contains(&self.scope) {
+            Some("a wider scope than its maker's")
+        } else if self.actor.expires_ms.is_some_and(ends_later) {
+            Some("a longer life than its maker's")
+        } else {
+            None
+        };
+        if let Some(what) = stronger {
+            return Err(StoreError::Forbidden(format!("the token would have {what}: no token makes a stronger one")));
+        }
         if apply.conn.prepare_cached(TAKEN)?.exists([&self.name])? {
             return Err(StoreError::Conflict(format!("a token named {:?} exists; revoke it first", self.name)));
         }
         let id = TokenId::new();
-        let row = (id.as_bytes(), &self.name, self.role.as_str(), self.hash, apply.now_ms, self.expires_ms);
-        let made = apply.conn.prepare_cached(SQL)?.query_row(row, response)?;
-        let detail = serde_json::json!({ "name": self.name, "role": self.role, "expires_ms": self.expires_ms });
+        let scope = self.scope.to_json();
+        let row = (
+            id.as_bytes(),
+            &self.name,
+            self.role.as_str(),
+            self.hash,
+            apply.now_ms,
+            self.expires_ms,
+            scope,
+            self.actor.token_seq,
+        );
+        apply.conn.prepare_cached(INSERT)?.execute(row)?;
+        let made = format!("SELECT {COLUMNS} FROM tokens WHERE id = ?1");
+        let made = apply.conn.prepare_cached(&made)?.query_row([id.as_bytes()], response)?;
+        let detail = serde_json::json!({ "name": self.name, "role": self.role, "scope": self.scope,
+            "expires_ms": self.expires_ms });
         audit::record(apply, &self.actor, "token.create", &id, &detail)?;
         Ok(made)
     }
@@ -104,10 +147,16 @@ impl RevokeToken {
 pub struct Bearer {
     /// Row number.
     pub seq: i64,
+    /// Its id.
+    pub id: TokenId,
     /// Whose.
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Which agents it reaches.
+    pub scope: Scope,
+    /// Until when it is good; none: until revoked.
+    pub expires_ms: Option<i64>,
 }
 
 impl Store {
@@ -116,13 +165,20 @@ impl Store {
     /// # Errors
     /// SQLite's.
     pub async fn bearer(&self, hash: [u8; 32]) -> Result<Option<Bearer>, StoreError> {
-        const SQL: &str = "SELECT seq, name, role FROM tokens WHERE hash = ?1 AND revoked_ms IS NULL \
+        const SQL: &str = "SELECT seq, id, name, role, scope, expires_ms FROM tokens WHERE hash = ?1 AND revoked_ms IS NULL \
              AND (expires_ms IS NULL OR expires_ms > ?2)";
         let now_ms = self.clock.now_ms();
         self.read(move |conn| {
             // Found by the hash of 32 random bytes: what a comparison's time tells about it leads to no token.
             let bearer = |row: &Row<'_>| {
-                Ok(Bearer { seq: row.get(0)?, name: row.get(1)?, role: role(row.get_ref(2)?.as_str()?) })
+                Ok(Bearer {
+                    seq: row.get(0)?,
+                    id: TokenId::from_bytes(row.get(1)?),
+                    name: row.get(2)?,
+                    role: role(row.get_ref(3)?.as_str()?),
+                    scope: scope(row, 4)?,
+                    expires_ms: row.get(5)?,
+                })
             };
             Ok(conn.prepare_cached(SQL)?.query_row((hash, now_ms), bearer).optional()?)
         })

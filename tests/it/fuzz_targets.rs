@@ -5,8 +5,9 @@
 use postrider::cli::duration;
 use postrider::cli::sse::SseParser;
 use postrider::http_client::ServerUrl;
+use postrider::protocol::access::{EnrollRequest, JoinRequest, TokenRequest};
 use postrider::protocol::frame::{AgentFrame, FrameError, ServerFrame, decode, encode};
-use postrider::protocol::http::{EnrollRequest, JoinRequest, NOTE_BYTES_MAX, TARGETS_MAX, TokenRequest};
+use postrider::protocol::http::{NOTE_BYTES_MAX, TARGETS_MAX};
 use postrider::protocol::ids::{CommandId, RequestId, ServerId};
 use postrider::protocol::join::{JOIN_BYTES_MAX, JoinString};
 use postrider::protocol::name::{AgentName, TAG_CHARS_MAX, parse_tag};

@@ -4,6 +4,7 @@ use super::rows::Row;
 use super::world::{CLEARANCE_MS, World, output_byte};
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::name::Tags;
+use postrider::protocol::scope::Scope;
 use postrider::protocol::state::State;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap};
@@ -110,7 +111,7 @@ fn counts(world: &World, conn: &Connection) {
     let queued = |row: &&Row| row.state == State::Queued;
     let size = world.runtime.block_on(world.store.outbox_size()).unwrap();
     assert_eq!(size, world.rows.0.iter().filter(queued).count() as u64);
-    let listed = world.runtime.block_on(world.store.agents(None, Tags::new(), 100)).unwrap();
+    let listed = world.runtime.block_on(world.store.agents(None, Tags::new(), 100, Scope::default())).unwrap();
     for (number, enrolled) in world.enrolled.iter().enumerate() {
         let found = listed.iter().find(|agent| agent.seq == enrolled.seq);
         assert_eq!(found.is_none(), enrolled.revoked);

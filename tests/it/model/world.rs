@@ -4,8 +4,9 @@ use super::agent::Agent;
 use super::rows::{Row, Rows};
 use super::steps::Step;
 use postrider::clock::Clock;
-use postrider::protocol::http::Role;
+use postrider::protocol::access::Role;
 use postrider::protocol::ids::{AgentId, CommandId};
+use postrider::protocol::scope::Scope;
 use postrider::protocol::spec::Spec;
 use postrider::protocol::state::State;
 use postrider::store::agents::RevokeAgent;
@@ -107,7 +108,7 @@ impl World {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (clock, groups) = (Clock::system(), Groups::default());
         let (store, thread) = open(&folder, &clock, &groups);
-        let actor = Actor { token_seq: Some(1), name: "owner".to_owned(), peer: None };
+        let actor = Actor { token_seq: Some(1), ..Actor::nobody("owner", None) };
         let now_ms = clock.now_ms();
         let mut world = Self {
             rows: Rows::default(),
@@ -131,7 +132,15 @@ impl World {
     fn furnish(&mut self) {
         let actor = self.actor.clone();
         let (name, role, hash) = (actor.name.clone(), Role::Owner, [7; 32]);
-        self.write(CreateToken { actor: Actor::server("test"), name, role, hash, expires_ms: None }).unwrap();
+        self.write(CreateToken {
+            actor: Actor::server("test"),
+            name,
+            role,
+            scope: Scope::default(),
+            hash,
+            expires_ms: None,
+        })
+        .unwrap();
         self.write(CreateJoin { actor, hash: [8; 32], uses_max: 9, expires_ms: i64::MAX }).unwrap();
         for number in 0..AGENTS {
             let (name, public_key) = (format!("agent-{number}").parse().unwrap(), [u8::try_from(number).unwrap(); 32]);

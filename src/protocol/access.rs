@@ -1,0 +1,157 @@
+//! The HTTP bodies about who may do what: join strings, enrollment, tokens.
+
+use super::ids::{AgentId, JoinId, ServerId, TokenId};
+use super::name::{AgentName, Tags};
+use super::scope::Scope;
+use serde::{Deserialize, Serialize};
+
+/// `POST /api/join`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JoinRequest {
+    /// How many agents may enroll with it; default 1.
+    pub uses: Option<u32>,
+    /// How long it is good, in seconds; default 86400.
+    pub expires_s: Option<f64>,
+    /// The address to put into the string; default: what the server was told, or where it listens.
+    pub server_url: Option<String>,
+}
+
+/// A join string, made or listed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinResponse {
+    /// Its id, to revoke it by.
+    pub id: JoinId,
+    /// The string itself. Only in the answer that makes it; it is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<String>,
+    /// When it was made.
+    pub created_ms: i64,
+    /// Name of the token that made it.
+    pub created_by: String,
+    /// Until when it is good.
+    pub expires_ms: i64,
+    /// How many agents may enroll with it.
+    pub uses_max: u32,
+    /// How many have.
+    pub uses: u32,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_ms: Option<i64>,
+}
+
+/// `GET /api/join`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinsResponse {
+    /// Newest first, at most [`PAGE_MAX`](super::http::PAGE_MAX).
+    pub joins: Vec<JoinResponse>,
+}
+
+/// `POST /api/enroll`: the join string's secret is the right to do so.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollRequest {
+    /// The join string's secret.
+    pub secret: String,
+    /// The agent's Ed25519 public key: 32 bytes in URL-safe base64 without padding.
+    pub public_key: String,
+    /// The name it wants.
+    pub name: AgentName,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: Tags,
+}
+
+/// The answer to an enrollment. The same key enrolls to the same agent, so that a lost answer can be asked for again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EnrollResponse {
+    /// The agent's id from now on.
+    pub agent_id: AgentId,
+    /// Its name.
+    pub name: String,
+    /// The server that it belongs to.
+    pub server_id: ServerId,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads, submits and cancels.
+    Technician,
+    /// Everything, tokens and join strings too.
+    Owner,
+}
+
+impl Role {
+    /// The word in JSON and the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Technician => "technician",
+            Role::Owner => "owner",
+        }
+    }
+}
+
+/// `POST /api/tokens`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// Whose it is; shown in history. Unique among the tokens that are good.
+    pub name: AgentName,
+    /// What it may do.
+    pub role: Role,
+    /// Which agents it reaches; default: those that its maker's does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// How long it is good, in seconds; default: as long as its maker's.
+    #[serde(default)]
+    pub expires_s: Option<f64>,
+}
+
+/// A token, made or listed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenResponse {
+    /// Its id, to revoke it by.
+    pub id: TokenId,
+    /// The token itself. Only in the answer that makes it; the server keeps a hash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// Whose it is.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Which agents it reaches; `{}`: all.
+    #[serde(default)]
+    pub scope: Scope,
+    /// When it was made.
+    pub created_ms: i64,
+    /// Name of the token that made it; none: the server at its first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_by: Option<String>,
+    /// When it was last used, to the minute; none: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_ms: Option<i64>,
+    /// The address of its last use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_from: Option<String>,
+    /// Whether a one-time password is needed with it.
+    #[serde(default)]
+    pub totp: bool,
+    /// Until when it is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<i64>,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_ms: Option<i64>,
+}
+
+/// `GET /api/tokens`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokensResponse {
+    /// Newest first, at most [`PAGE_MAX`](super::http::PAGE_MAX).
+    pub tokens: Vec<TokenResponse>,
+}
