@@ -45,6 +45,7 @@ mod retention;
 mod runner;
 mod soak;
 mod start;
+mod starts_limit;
 mod storm;
 mod suspend;
 mod tidy;
