@@ -50,3 +50,4 @@ mod storm;
 mod suspend;
 mod tidy;
 mod time;
+mod units;
