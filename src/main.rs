@@ -1,7 +1,7 @@
 //! Composes the roles: reads the command line, sets up logging, the runtime and the signals, and calls one role.
 
 use clap::Parser;
-use postrider::agent::config::AgentConfig;
+use postrider::agent::config::{AgentConfig, STARTS_PER_MINUTE_DEFAULT};
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
 use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
@@ -67,6 +67,7 @@ async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
         join: args.join.map(Secret::new),
         name: args.name,
         tags: args.tags.into_iter().collect(),
+        starts_per_minute: args.starts_per_minute.unwrap_or(STARTS_PER_MINUTE_DEFAULT),
         ..AgentConfig::new(args.data.unwrap_or_else(default_dir::agent))
     };
     Ok(postrider::agent::run::run(config, stop).await?)

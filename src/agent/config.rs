@@ -11,6 +11,12 @@ pub const SLOTS_DEFAULT: usize = 4;
 /// Most slots: each is a supervisor process, a thread and two pipes.
 pub const SLOTS_MAX: usize = 256;
 
+/// Commands that start within a minute. 50 a second, sustained, is more than people, schedules and rollouts ask of one
+/// endpoint, and few enough that an endpoint stands it and somebody can stop it. Fewer would slow down honest bursts.
+pub const STARTS_PER_MINUTE_DEFAULT: u32 = 3_000;
+/// Most starts a minute: about as many as an agent can begin at all.
+pub const STARTS_PER_MINUTE_MAX: u32 = 60_000;
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -24,6 +30,8 @@ pub struct AgentConfig {
     pub tags: Tags,
     /// Commands that run at once, 1 to [`SLOTS_MAX`].
     pub slots: usize,
+    /// Commands that start within a minute, 1 to [`STARTS_PER_MINUTE_MAX`]; as many may start at once.
+    pub starts_per_minute: u32,
     /// How a supervising child is started.
     pub supervisor: Supervisor,
 }
@@ -37,6 +45,7 @@ impl AgentConfig {
             name: None,
             tags: Tags::new(),
             slots: SLOTS_DEFAULT,
+            starts_per_minute: STARTS_PER_MINUTE_DEFAULT,
             supervisor: Supervisor::own(),
         }
     }

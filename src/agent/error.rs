@@ -12,6 +12,9 @@ pub enum AgentError {
     /// The number of slots is out of range.
     #[error("{0} runner slots: 1 to {max} are possible", max = super::config::SLOTS_MAX)]
     Slots(usize),
+    /// The number of starts a minute is out of range.
+    #[error("{0} starts a minute: 1 to {max} are possible", max = super::config::STARTS_PER_MINUTE_MAX)]
+    StartsPerMinute(u32),
     /// Neither a credential nor a join string.
     #[error(
         "this agent has not enrolled yet: start it with --join STRING (`postrider join create` on the server makes one)"

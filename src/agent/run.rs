@@ -1,6 +1,6 @@
 //! The agent from its start to its stop.
 
-use super::config::{AgentConfig, SLOTS_MAX};
+use super::config::{AgentConfig, SLOTS_MAX, STARTS_PER_MINUTE_MAX};
 use super::data::DataFolder;
 use super::enroll::{Wish, credential};
 use super::error::AgentError;
@@ -9,8 +9,9 @@ use super::journal_thread::{Journal, Opened};
 use super::link::session::stay_connected;
 use super::runner::control::{GRACE_AT_STOP, KILL_MAX};
 use super::runner::queue::Runner;
+use super::runner::starts::Starts;
 use crate::tasks::Tasks;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -28,13 +29,17 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     if !(1..=SLOTS_MAX).contains(&config.slots) {
         return Err(AgentError::Slots(config.slots));
     }
+    if !(1..=STARTS_PER_MINUTE_MAX).contains(&config.starts_per_minute) {
+        return Err(AgentError::StartsPerMinute(config.starts_per_minute));
+    }
     let folder = DataFolder::open(&config.data)?;
     let wish = Wish { name: config.name, tags: config.tags };
     let Some(credential) = credential(&folder, config.join.as_ref(), &wish, &stop).await? else { return Ok(()) };
     let Some(agent) = credential.agent_id else { return Err(AgentError::NoJoin) };
     let Opened { journal, held, last_epoch } = Journal::open(&folder.journal())?;
     let tasks = Tasks::default();
-    let runner = Runner::new(journal, folder.spool(), config.supervisor, config.slots, tasks.clone());
+    let starts = Starts::new(config.starts_per_minute, Instant::now());
+    let runner = Runner::new(journal, folder.spool(), config.supervisor, config.slots, starts, tasks.clone());
     let stopped = tokio::select! {
         () = runner.recover(held) => false,
         () = stop.cancelled() => true,

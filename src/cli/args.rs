@@ -137,6 +137,9 @@ pub struct AgentArgs {
     /// A tag to enroll with; may be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
     pub tags: Vec<(String, String)>,
+    /// Commands that start within a minute, 1 to 60000; beyond that they wait [default: 3000]
+    #[arg(long, value_name = "N")]
+    pub starts_per_minute: Option<u32>,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

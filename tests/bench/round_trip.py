@@ -61,7 +61,8 @@ def main():
 
             join = call("POST", "/api/join", {})[1]["join"]
             processes.append(subprocess.Popen(
-                [binary, "agent", "--data", str(folder / "agent"), "--name", "one", "--exit-with-stdin"],
+                [binary, "agent", "--data", str(folder / "agent"), "--name", "one", "--exit-with-stdin",
+                 "--starts-per-minute", "60000"],
                 stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, "POSTRIDER_JOIN": join}))
             wait_for(lambda: any(agent["online"] for agent in call("GET", "/api/agents")[1]["agents"]), "the agent")
             time.sleep(2)

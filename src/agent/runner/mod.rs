@@ -1,4 +1,5 @@
-//! Running commands: `queue` gives each delivery its slot and its end, `process` follows one command through the
+//! Running commands: `queue` gives each delivery its slot and its end, `starts` limits how
+//! many begin a minute, `process` follows one command through the
 //! supervising child (`supervise` beside this folder), `control` is what the two say to each other.
 
 pub mod control;
@@ -7,6 +8,7 @@ pub mod process;
 pub mod program;
 pub mod queue;
 pub mod report;
+pub mod starts;
 #[cfg(target_os = "linux")]
 #[path = "tree_linux.rs"]
 pub mod tree;

@@ -1,13 +1,14 @@
 //! The runner: gives each accepted delivery its turn, its process and its end.
 //!
-//! One task a delivery, from its acceptance to its outcome in the journal. Slots are a fair semaphore, so turns come in
-//! order of arrival. Each step is in the journal before it is on the board: a start before the process, an outcome
+//! One task a delivery, from its acceptance to its outcome in the journal. Slots are a fair semaphore and starts a fair
+//! lock, so turns come in order of arrival. Each step is in the journal before it is on the board: a start before the process, an outcome
 //! before the report. When the journal cannot be written the task waits and tries again; nothing is told meanwhile.
 
 use super::control::{Cause, GRACE, GRACE_AT_STOP, Launch, Supervisor};
 use super::drain::End;
 use super::process::{Orders, Process};
 use super::report::{INTERRUPTED, outcome};
+use super::starts::Starts;
 use crate::agent::board::{Board, Phase};
 use crate::agent::journal::{Held, JournalError, Op};
 use crate::agent::journal_thread::Journal;
@@ -23,7 +24,7 @@ use crate::tasks::Tasks;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +51,8 @@ pub struct Runner {
     spool_folder: Arc<PathBuf>,
     supervisor: Arc<Supervisor>,
     slots: Arc<Semaphore>,
+    // Held by who waits for a start: nobody overtakes.
+    starts: Arc<tokio::sync::Mutex<Starts>>,
     spare: Arc<Mutex<Option<Birth>>>,
 }
 
@@ -70,8 +73,15 @@ enum Turn {
 }
 
 impl Runner {
-    /// A runner with so many slots.
-    pub fn new(journal: Journal, spool_folder: PathBuf, supervisor: Supervisor, slots: usize, tasks: Tasks) -> Self {
+    /// A runner with so many slots and starts.
+    pub fn new(
+        journal: Journal,
+        spool_folder: PathBuf,
+        supervisor: Supervisor,
+        slots: usize,
+        starts: Starts,
+        tasks: Tasks,
+    ) -> Self {
         Self {
             board: Board::default(),
             journal,
@@ -80,13 +90,16 @@ impl Runner {
             spool_folder: Arc::new(spool_folder),
             supervisor: Arc::new(supervisor),
             slots: Arc::new(Semaphore::new(slots)),
+            starts: Arc::new(tokio::sync::Mutex::new(starts)),
             spare: Arc::default(),
         }
     }
 
-    /// A slot, if one is free and nobody waits for it.
+    /// A slot, if one is free, the next start is, too, and nobody waits for either.
     pub fn free_slot(&self) -> Option<Slot> {
-        Arc::clone(&self.slots).try_acquire_owned().ok().map(|permit| self.slot(permit))
+        let permit = Arc::clone(&self.slots).try_acquire_owned().ok()?;
+        take(&mut *self.starts.try_lock().ok()?).ok()?;
+        Some(self.slot(permit))
     }
 
     /// Takes the spare supervising child, or begins a birth: it goes on while the journal is written.
@@ -201,7 +214,17 @@ impl Runner {
 
     async fn next_slot(&self) -> Option<Slot> {
         self.time.known().await;
-        Arc::clone(&self.slots).acquire_owned().await.ok().map(|permit| self.slot(permit))
+        let permit = Arc::clone(&self.slots).acquire_owned().await.ok()?;
+        self.next_start().await;
+        Some(self.slot(permit))
+    }
+
+    /// Waits for a start and takes it.
+    async fn next_start(&self) {
+        let mut starts = self.starts.lock().await;
+        while let Err(left) = take(&mut starts) {
+            tokio::time::sleep(left).await;
+        }
     }
 
     /// Whether the specification's time is over, by the server's clock.
@@ -346,6 +369,17 @@ impl Runner {
             warn!("the output of delivery {delivery} cannot be removed: {why}");
         }
     }
+}
+
+/// Takes a start, or says how long until the next one.
+fn take(starts: &mut Starts) -> Result<(), Duration> {
+    starts.take(Instant::now()).map_err(|held_up| {
+        if held_up.is_new {
+            let limit = starts.per_minute();
+            warn!("{limit} starts a minute are reached (--starts-per-minute): what comes next waits for its turn");
+        }
+        held_up.left
+    })
 }
 
 fn not_started(reason: &str) -> Outcome {

@@ -20,9 +20,20 @@ pub struct TestAgent {
 }
 
 fn spawn(data: &Path, log: &Path, name: &str, join: Option<&str>, crash_at: Option<&str>) -> Process {
+    spawn_with(data, log, name, join, crash_at, &[])
+}
+
+fn spawn_with(
+    data: &Path,
+    log: &Path,
+    name: &str,
+    join: Option<&str>,
+    crash_at: Option<&str>,
+    flags: &[&str],
+) -> Process {
     let mut command = postrider();
     command.envs(crash_at.map(|point| (CRASH_AT, point)));
-    command.arg("agent").arg("--data").arg(data).arg("--name").arg(name);
+    command.arg("agent").arg("--data").arg(data).arg("--name").arg(name).args(flags);
     if let Some(join) = join {
         command.env("POSTRIDER_JOIN", join);
     }
@@ -47,6 +58,16 @@ impl TestAgent {
         let body = json!({ "server_url": format!("http://{}", proxy.address) });
         let join = api.call("POST", "/api/join", body).await.json();
         let agent = Self::launch(join["join"].as_str().unwrap(), name);
+        agent.online(api, name).await;
+        agent
+    }
+
+    /// The same with these flags.
+    pub async fn start_with(api: &Api, name: &str, flags: &[&str]) -> Self {
+        let (folder, log) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let data = folder.path().join("agent");
+        let process = spawn_with(&data, log.path(), name, Some(&api.join().await), None, flags);
+        let agent = Self { process, data, _folder: folder, log };
         agent.online(api, name).await;
         agent
     }
