@@ -64,6 +64,7 @@ CREATE TABLE agents (
     proven_ms   INTEGER,                                -- last proven round trip, written when a session ends
     close_reason TEXT,                                  -- why the latest session ended
     closed_ms   INTEGER,                                -- when it ended
+    pin         BLOB CHECK (pin IS NULL OR length(pin) = 32), -- the newest authority of ours that it knows; NULL: none
     version     TEXT,                                   -- of the agent, from its latest hello
     os          TEXT,                                   -- likewise
     facts       TEXT CHECK (facts IS NULL OR json_valid(facts)) -- host inventory

@@ -1,8 +1,9 @@
 //! A small HTTP/1.1 client: one connection, one request. Used by the agent and by the command line.
 //!
-//! Plain TCP only: TLS is a proxy's or a tunnel's work for now. Connecting and the answer's head have time limits;
-//! a body that is collected has a size limit.
+//! Plain or with TLS, as the address says. Connecting and the answer's head have time limits; a body that is collected
+//! has a size limit.
 
+use crate::tls::{Stream, TlsError, Trust};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -14,14 +15,15 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// How long connecting may take, name resolution included.
+/// How long connecting may take, name resolution included; and as long again a TLS handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the answer's head may take, beyond what the caller asks the server to wait.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a server is: `http://HOST:PORT`, no path.
+/// Where a server is: `http://HOST:PORT` or `https://HOST:PORT`, no path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl {
+    tls: bool,
     host: String,
     port: u16,
 }
@@ -30,11 +32,16 @@ pub struct ServerUrl {
 #[derive(Debug, thiserror::Error)]
 pub enum HttpClientError {
     /// The address cannot be read.
-    #[error("{0:?} is not a server address: it looks like http://HOST:PORT")]
+    #[error("{0:?} is not a server address: it looks like https://HOST:PORT")]
     Url(String),
-    /// TLS is not spoken.
-    #[error("{0:?} wants TLS, which this build does not speak: use a tunnel (WireGuard, SSH) and its http:// address")]
-    Tls(String),
+    /// The server is not the one that is meant, or speaks no TLS.
+    #[error("cannot speak to {url}: {source}")]
+    Tls {
+        /// Where to.
+        url: String,
+        /// Why not.
+        source: TlsError,
+    },
     /// Nobody listens there, or the name does not resolve.
     #[error("cannot reach {url}: {source}")]
     Connect {
@@ -73,18 +80,18 @@ pub enum HttpClientError {
 }
 
 impl ServerUrl {
-    /// Reads `http://HOST[:PORT]` (port 80 if none); a trailing slash is allowed.
+    /// Reads `http://HOST[:PORT]` (port 80 if none) or `https://HOST[:PORT]` (443); a trailing slash is allowed.
     ///
     /// # Errors
-    /// [`HttpClientError::Url`], [`HttpClientError::Tls`].
+    /// [`HttpClientError::Url`].
     pub fn parse(text: &str) -> Result<Self, HttpClientError> {
         let wrong = || HttpClientError::Url(text.chars().take(200).collect());
         let uri: Uri = text.trim().parse().map_err(|_| wrong())?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(HttpClientError::Tls(text.chars().take(200).collect())),
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return Err(wrong()),
-        }
+        };
         let authority = uri.authority().ok_or_else(wrong)?;
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || authority.as_str().contains('@') {
             return Err(wrong());
@@ -95,7 +102,8 @@ impl ServerUrl {
         if host.is_empty() || authority.as_str() != whole {
             return Err(wrong());
         }
-        Ok(Self { host: host.to_owned(), port: authority.port_u16().unwrap_or(80) })
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { tls, host: host.to_owned(), port })
     }
 
     /// `HOST:PORT`, as the `Host` header and connecting want it. IPv6 addresses keep their brackets.
@@ -103,24 +111,40 @@ impl ServerUrl {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// Opens a TCP connection with Nagle's algorithm off: frames are small and waited for.
+    /// Whether TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// The host. IPv6 addresses keep their brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Opens a connection with Nagle's algorithm off: frames are small and waited for. With TLS to whom `trust` names.
     ///
     /// # Errors
-    /// [`HttpClientError::Connect`], [`HttpClientError::Timeout`].
-    pub async fn dial(&self) -> Result<TcpStream, HttpClientError> {
+    /// [`HttpClientError::Connect`], [`HttpClientError::Timeout`], [`HttpClientError::Tls`].
+    pub async fn dial(&self, trust: &Trust) -> Result<Stream, HttpClientError> {
         let address = self.authority();
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(&address))
             .await
             .map_err(|_| HttpClientError::Timeout { url: self.to_string(), after: CONNECT_TIMEOUT })?;
         let stream = connected.map_err(|source| HttpClientError::Connect { url: self.to_string(), source })?;
         stream.set_nodelay(true).map_err(|source| HttpClientError::Connect { url: self.to_string(), source })?;
-        Ok(stream)
+        if !self.tls {
+            return Ok(Stream::Plain(stream));
+        }
+        timeout(CONNECT_TIMEOUT, trust.connect(&self.host, stream))
+            .await
+            .map_err(|_| HttpClientError::Timeout { url: self.to_string(), after: CONNECT_TIMEOUT })?
+            .map_err(|source| HttpClientError::Tls { url: self.to_string(), source })
     }
 }
 
 impl std::fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        write!(f, "{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
     }
 }
 
@@ -153,10 +177,10 @@ impl HttpClient {
     /// Connects.
     ///
     /// # Errors
-    /// [`HttpClientError::Connect`], [`HttpClientError::Timeout`], [`HttpClientError::Http`].
+    /// As [`ServerUrl::dial`]; [`HttpClientError::Http`].
     #[allow(clippy::disallowed_methods)] // The connection's driver lives and dies with this value.
-    pub async fn connect(url: &ServerUrl) -> Result<Self, HttpClientError> {
-        let stream = url.dial().await?;
+    pub async fn connect(url: &ServerUrl, trust: &Trust) -> Result<Self, HttpClientError> {
+        let stream = url.dial(trust).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|source| HttpClientError::Http { url: url.to_string(), source })?;
@@ -233,7 +257,8 @@ mod tests {
     fn addresses() {
         assert_eq!(ServerUrl::parse("http://[::1]:80/").unwrap().authority(), "[::1]:80");
         assert_eq!(ServerUrl::parse(" http://msp.example ").unwrap().to_string(), "http://msp.example:80");
-        assert!(matches!(ServerUrl::parse("https://msp.example"), Err(HttpClientError::Tls(_))));
+        assert_eq!(ServerUrl::parse("https://msp.example/").unwrap().to_string(), "https://msp.example:443");
+        assert_ne!(ServerUrl::parse("https://a:80").unwrap(), ServerUrl::parse("http://a").unwrap());
         for bad in ["", "msp", "http://", "http://a/b", "http://u@h:1", "ftp://x", "http://a?b"] {
             assert!(ServerUrl::parse(bad).is_err(), "{bad}");
         }

@@ -10,9 +10,11 @@ pub mod bell;
 pub mod clock;
 pub mod crash;
 pub mod http_client;
+pub mod pin;
 pub mod seal;
 pub mod secret;
 pub mod tasks;
+pub mod tls;
 pub mod uptime;
 pub mod websocket;
 

@@ -7,7 +7,9 @@ use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::interrupt::Interrupts;
 use postrider::secret::Secret;
+use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
+use postrider::server::tls::own::OwnCertificate;
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -55,7 +57,9 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let config = ServeConfig {
         listen: args.listen,
         public_url: args.public_url,
-        behind_proxy: args.behind_proxy,
+        behind_proxy: args.behind_proxy.map(|address| address.map_or(Proxy::Here, Proxy::At)),
+        tls: args.tls,
+        own_certificate: args.tls_cert.zip(args.tls_key).map(|(chain, key)| OwnCertificate { chain, key }),
         ..ServeConfig::new(data)
     };
     Ok(postrider::server::serve::serve(config, stop).await?)

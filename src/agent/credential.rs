@@ -6,10 +6,12 @@
 use super::data::{DataFolder, write_whole};
 use super::error::AgentError;
 use crate::http_client::ServerUrl;
+use crate::pin::Pin;
 use crate::protocol::frame::hello_signature_input;
 use crate::protocol::ids::{AgentId, ServerId};
 use crate::protocol::name::AgentName;
 use crate::secret::Secret;
+use crate::tls::Trust;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
@@ -29,6 +31,8 @@ pub struct Credential {
     pub url: ServerUrl,
     /// Which server it must be.
     pub server_id: ServerId,
+    /// By whose authority it must be that server.
+    pub trust: Trust,
     /// Given at enrollment; none: it is pending.
     pub agent_id: Option<AgentId>,
     /// The agent's name.
@@ -42,6 +46,8 @@ struct Document {
     v: u32,
     server_url: String,
     server_id: ServerId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pins: Vec<Pin>,
     agent_id: Option<AgentId>,
     name: AgentName,
     /// PKCS#8 in URL-safe base64 without padding.
@@ -49,7 +55,7 @@ struct Document {
 }
 
 impl Credential {
-    /// A pending one with a fresh key.
+    /// A pending one with a fresh key and no pins.
     ///
     /// # Panics
     /// When the operating system has no randomness to give.
@@ -58,7 +64,7 @@ impl Credential {
             Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("the operating system gives random bytes");
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("a key that was just made can be read");
         let key = Secret::new(URL_SAFE_NO_PAD.encode(pkcs8.as_ref()));
-        Self { url, server_id, agent_id: None, name, key, pair }
+        Self { url, server_id, trust: Trust::default(), agent_id: None, name, key, pair }
     }
 
     /// Reads the folder's credential; none: there is no file.
@@ -91,6 +97,7 @@ impl Credential {
         Ok(Self {
             url,
             server_id: document.server_id,
+            trust: Trust::new(&document.pins),
             agent_id: document.agent_id,
             name: document.name,
             key: Secret::new(document.key),
@@ -111,6 +118,7 @@ impl Credential {
             v: CREDENTIAL_VERSION,
             server_url: self.url.to_string(),
             server_id: self.server_id,
+            pins: self.trust.pins().to_vec(),
             agent_id: self.agent_id,
             name: self.name.clone(),
             key: self.key.expose().to_owned(),
@@ -146,9 +154,11 @@ mod tests {
         made.save(&data).unwrap();
         assert_eq!(Credential::load(&data).unwrap().unwrap().agent_id, None);
         made.agent_id = Some(AgentId::new());
+        made.trust = Trust::new(&[Pin::of_key(b"a")]);
         made.save(&data).unwrap();
         let read = Credential::load(&data).unwrap().unwrap();
         assert_eq!((read.agent_id, read.public_key()), (made.agent_id, made.public_key()));
+        assert_eq!(read.trust.pins(), made.trust.pins());
         assert!(!format!("{read:?}").contains(made.key.expose()));
         let text = std::fs::read_to_string(data.credential()).unwrap();
         std::fs::write(data.credential(), text.replace("\"v\"", "\"w\"")).unwrap();

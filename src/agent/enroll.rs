@@ -11,6 +11,7 @@ use crate::protocol::http::{BODY_BYTES_MAX, Problem};
 use crate::protocol::join::JoinString;
 use crate::protocol::name::{AgentName, Tags};
 use crate::secret::Secret;
+use crate::tls::Trust;
 use bytes::Bytes;
 use hyper::Method;
 use std::time::Duration;
@@ -78,6 +79,7 @@ fn pending(
         _ => Credential::generate(url.clone(), join.server_id, name.clone()),
     };
     pending.url = url;
+    pending.trust = Trust::new(&join.pins);
     pending.name = name;
     pending.save(folder)?;
     Ok(pending)
@@ -100,11 +102,14 @@ async fn enroll(
     let body = Bytes::from(serde_json::to_vec(&request).expect("plain data with string keys"));
     loop {
         let asked = tokio::select! {
-            asked = ask(&pending.url, body.clone()) => Some(asked),
+            asked = ask(&pending.url, &pending.trust, body.clone()) => Some(asked),
             () = stop.cancelled() => None,
         };
         let (why, at_least) = match asked {
             None => return Ok(None),
+            Some(Err(HttpClientError::Tls { url, source })) if source.is_identity() => {
+                return Err(AgentError::Stranger { url, source });
+            }
             Some(Err(error)) => (error.to_string(), None),
             Some(Ok(answer)) => match judge(&pending.url, &answer)? {
                 Judged::Enrolled(response) => {
@@ -123,8 +128,8 @@ async fn enroll(
     }
 }
 
-async fn ask(url: &ServerUrl, body: Bytes) -> Result<Answer, HttpClientError> {
-    let mut client = HttpClient::connect(url).await?;
+async fn ask(url: &ServerUrl, trust: &Trust, body: Bytes) -> Result<Answer, HttpClientError> {
+    let mut client = HttpClient::connect(url, trust).await?;
     let headers = [("content-type", "application/json")];
     client.send(Method::POST, "/api/enroll", &headers, body, Duration::ZERO, BODY_BYTES_MAX).await
 }

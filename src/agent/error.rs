@@ -4,6 +4,7 @@ use super::journal::JournalError;
 use crate::http_client::HttpClientError;
 use crate::protocol::ids::ServerId;
 use crate::protocol::join::JoinStringError;
+use crate::tls::TlsError;
 use std::path::PathBuf;
 
 /// Why an agent cannot go on.
@@ -51,6 +52,14 @@ pub enum AgentError {
         expected: ServerId,
         /// Who answered.
         found: ServerId,
+    },
+    /// What answers at the join string's address cannot show that it is the server that made the string.
+    #[error("the server at {url} is not told the join string's secret: {source}")]
+    Stranger {
+        /// Where it was.
+        url: String,
+        /// What is wrong with its certificate.
+        source: TlsError,
     },
     /// The server said no to the enrollment, for good.
     #[error("{url} refused the enrollment ({status} {code}): {detail}")]

@@ -52,7 +52,7 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     let purging = runner.clone();
     tasks.spawn("purge", async move { purge(&purging).await });
     let leave = CancellationToken::new();
-    let connected = stay_connected(&credential, agent, last_epoch, &runner, &leave);
+    let connected = stay_connected(credential, &folder, agent, last_epoch, &runner, &leave);
     let stopping = async {
         stop.cancelled().await;
         info!("stopping: running commands are ended");

@@ -1,9 +1,9 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
-use super::{agents, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
+use super::{agents, authority, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
 use crate::protocol::name::{AgentName, parse_tag};
 use clap::{Args, Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ pub enum Verb {
     Agents(agents::AgentsArgs),
     /// Make, list and revoke operators' tokens
     Tokens(tokens::TokensArgs),
+    /// List, make and retire the authorities by which agents and users know the server
+    Authority(authority::AuthorityArgs),
     /// Remember a server and a token for this user
     Login(login::LoginArgs),
     /// Print a completion script for a shell
@@ -71,7 +73,7 @@ pub enum Verb {
 /// How a client verb finds its server and token.
 #[derive(Clone, Debug, Default, Args)]
 pub struct AccessArgs {
-    /// The server's address, like http://127.0.0.1:7717
+    /// The server's address, https://HOST:PORT, or its login string
     #[arg(long, value_name = "URL", env = "POSTRIDER_SERVER", global = true, help_heading = "Server")]
     pub server: Option<String>,
     /// A file that holds the token (POSTRIDER_TOKEN holds the token itself)
@@ -86,13 +88,15 @@ pub struct AccessArgs {
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "On first start it makes its database, its keys and the owner's token (DIR/owner.token, mode 0600).
+On anything but loopback it speaks TLS, with an authority of its own that join and login strings pin.
 SIGTERM and Ctrl-C drain: requests under way are answered, agents are told to come back. POSTRIDER_LOG sets
 what is logged (error, warn, info, debug).
 
 Examples:
-  postrider serve
-  postrider serve --listen 10.8.0.1:7717 --behind-proxy     an address inside a WireGuard tunnel
-  postrider serve --behind-proxy --public-url http://msp.example:7717"
+  postrider serve --listen 0.0.0.0:7717 --public-url https://msp.example:7717
+  postrider serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem
+  postrider serve --behind-proxy --public-url https://msp.example     a TLS proxy on this host
+  postrider serve                                                     plain HTTP, for this host alone"
 )]
 pub struct ServeArgs {
     /// Where everything is kept [default: /var/lib/postrider, else ~/.local/share/postrider]
@@ -104,10 +108,19 @@ pub struct ServeArgs {
     /// The address that join strings carry, where agents reach this server by another one
     #[arg(long, value_name = "URL")]
     pub public_url: Option<String>,
-    /// A tunnel in front keeps strangers out: needed to listen on anything but loopback, because postrider speaks plain
-    /// HTTP
+    /// Speak TLS on loopback, too
     #[arg(long)]
-    pub behind_proxy: bool,
+    pub tls: bool,
+    /// Your own certificate for browsers and scripts: the chain in PEM, the leaf first; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of that certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// A TLS proxy stands in front: speak plain HTTP to it alone, on this host or at ADDR, and believe its
+    /// X-Forwarded-For
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, conflicts_with_all = ["tls", "tls_cert", "tls_key"])]
+    pub behind_proxy: Option<Option<IpAddr>>,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
@@ -183,5 +196,11 @@ mod tests {
         assert_eq!(wrong("postrider run web-1 --timeout -1s -- true"), 2);
         assert_eq!(wrong("postrider run web-1 --tag berlin -- true"), 2);
         assert_eq!(wrong("postrider frobnicate"), 2);
+        for proxy in ["--behind-proxy", "--behind-proxy=192.0.2.1", "--behind-proxy 192.0.2.1"] {
+            assert!(Cli::try_parse_from(format!("postrider serve {proxy}").split(' ')).is_ok(), "{proxy}");
+            assert_eq!(wrong(&format!("postrider serve {proxy} --tls")), 2);
+            assert_eq!(wrong(&format!("postrider serve --tls-cert a --tls-key b {proxy}")), 2);
+        }
+        assert_eq!(wrong("postrider serve --tls-cert a"), 2);
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! Each call has a connection of its own, so that a long one never stands before a short one.
 
+use super::config;
 use super::error::{About, CliError};
+use super::out;
 use crate::http_client::{Answer, HttpClient, HttpClientError, ServerUrl};
+use crate::pin::parse_list;
+use crate::protocol::authorities::PINS_HEADER;
 use crate::protocol::http::Problem;
 use crate::secret::Secret;
+use crate::tls::Trust;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -14,6 +19,8 @@ use hyper::{HeaderMap, Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest answer that is read, in bytes: a command to 10,000 agents with all its transitions has about 20 MB.
@@ -34,7 +41,9 @@ pub fn part(text: &str) -> String {
 #[derive(Clone, Debug)]
 pub struct ApiClient {
     url: ServerUrl,
+    trust: Trust,
     token: Secret,
+    remembered: Option<Arc<Path>>,
 }
 
 /// A stream of server-sent events, not yet taken apart.
@@ -66,8 +75,13 @@ impl EventBody {
 
 impl ApiClient {
     /// For that server.
-    pub fn new(url: ServerUrl, token: Secret) -> Self {
-        Self { url, token }
+    pub fn new(url: ServerUrl, trust: Trust, token: Secret) -> Self {
+        Self { url, trust, token, remembered: None }
+    }
+
+    /// It is the server that this configuration file remembers: its new pins go there.
+    pub fn remembered_in(self, config: &Path) -> Self {
+        Self { remembered: Some(config.into()), ..self }
     }
 
     /// Where the server is.
@@ -126,7 +140,7 @@ impl ApiClient {
         if let Some(id) = last_id {
             headers.push(("last-event-id", id));
         }
-        let mut connection = HttpClient::connect(&self.url).await.map_err(CliError::Unreachable)?;
+        let mut connection = HttpClient::connect(&self.url, &self.trust).await.map_err(CliError::Unreachable)?;
         let response = connection
             .open(Method::GET, path, &headers, Bytes::new(), Duration::ZERO)
             .await
@@ -156,15 +170,30 @@ impl ApiClient {
         if let Some(key) = key {
             headers.push(("idempotency-key", key));
         }
-        let mut connection = HttpClient::connect(&self.url).await.map_err(CliError::Unreachable)?;
+        let mut connection = HttpClient::connect(&self.url, &self.trust).await.map_err(CliError::Unreachable)?;
         let answer = connection
             .send(method, path, &headers, body, Duration::ZERO, ANSWER_BYTES_MAX)
             .await
             .map_err(CliError::Unreachable)?;
+        self.learn(&answer.headers);
         if answer.status.is_success() {
             return Ok(answer);
         }
         Err(self.problem(answer.status, &answer.headers, &answer.body, about))
+    }
+
+    /// Remembers the server's pins where it has others than we knew it by. Whatever goes wrong with it, the old ones are
+    /// good until their authority is retired.
+    fn learn(&self, headers: &HeaderMap) {
+        let Some(path) = self.remembered.as_deref().filter(|_| self.url.is_tls()) else { return };
+        let known = self.trust.pins();
+        let pins = headers.get(PINS_HEADER).and_then(|value| value.to_str().ok()).map(parse_list).unwrap_or_default();
+        if known.is_empty() || pins.is_empty() || pins == known {
+            return;
+        }
+        if let Err(error) = config::learn(path, &self.url.to_string(), known, pins) {
+            out::note(&format!("the server's new pins are not remembered: {error}"));
+        }
     }
 
     fn authorization(&self) -> String {
@@ -198,6 +227,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub fn is_worth_repeating(error: &CliError) -> Option<Option<Duration>> {
     match error {
         CliError::Unreachable(HttpClientError::Request(_)) => None,
+        CliError::Unreachable(HttpClientError::Tls { source, .. }) if source.is_identity() => None,
         CliError::Unreachable(_) => Some(None),
         CliError::Problem { problem, retry_after, .. } if matches!(problem.status, 429 | 502..=504) => {
             Some(*retry_after)
@@ -218,7 +248,7 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_repeated() {
-        let client = ApiClient::new(ServerUrl::parse("http://a:1").unwrap(), Secret::new("t"));
+        let client = ApiClient::new(ServerUrl::parse("http://a:1").unwrap(), Trust::default(), Secret::new("t"));
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, "7".parse().unwrap());
         let answer = |status: u16| {

@@ -1,6 +1,7 @@
 //! The user's configuration file: which server, and the token for it. Written by `login`, mode 0600.
 
 use super::error::CliError;
+use crate::pin::Pin;
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -16,6 +17,8 @@ pub struct Config {
     pub url: String,
     /// The token for it.
     pub token: Secret,
+    /// By whose authority it must be that server, newest first; empty: whom the system trusts.
+    pub pins: Vec<Pin>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -29,6 +32,8 @@ struct Document {
 struct ServerTable {
     url: String,
     token: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pins: Vec<Pin>,
 }
 
 /// Where the file is: `$XDG_CONFIG_HOME/postrider/config.toml`, else under `~/.config`. None: this user has no home.
@@ -48,7 +53,8 @@ pub fn read(path: &Path) -> Result<Option<Config>, CliError> {
     let Some(text) = read_small(path)? else { return Ok(None) };
     refuse_if_shared(path)?;
     let document: Document = toml::from_str(&text).map_err(|error| wrong(path, error.message()))?;
-    Ok(Some(Config { url: document.server.url, token: Secret::new(document.server.token) }))
+    let ServerTable { url, token, pins } = document.server;
+    Ok(Some(Config { url, token: Secret::new(token), pins }))
 }
 
 /// Writes the file: a new one beside it, then a rename, so that there is never half of one.
@@ -57,8 +63,8 @@ pub fn read(path: &Path) -> Result<Option<Config>, CliError> {
 /// [`CliError::File`].
 pub fn write(path: &Path, config: &Config) -> Result<(), CliError> {
     let failed = |error: std::io::Error| wrong(path, &error.to_string());
-    let document =
-        Document { server: ServerTable { url: config.url.clone(), token: config.token.expose().to_owned() } };
+    let (url, token, pins) = (config.url.clone(), config.token.expose().to_owned(), config.pins.clone());
+    let document = Document { server: ServerTable { url, token, pins } };
     let text = toml::to_string(&document).map_err(|error| wrong(path, &error.to_string()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(failed)?;
@@ -67,6 +73,18 @@ pub fn write(path: &Path, config: &Config) -> Result<(), CliError> {
     file.write_all(text.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+/// Replaces the pins of the server that is remembered with `known`, because it has these now. Another server's, or pins
+/// that somebody else has replaced meanwhile, are left alone.
+///
+/// # Errors
+/// [`CliError::File`].
+pub fn learn(path: &Path, url: &str, known: &[Pin], pins: Vec<Pin>) -> Result<(), CliError> {
+    match read(path)? {
+        Some(config) if config.url == url && config.pins == known => write(path, &Config { pins, ..config }),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a small text file. None: there is none.
@@ -114,11 +132,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b/config.toml");
         assert!(read(&path).unwrap().is_none());
-        let config = Config { url: "http://127.0.0.1:7717".into(), token: Secret::new("prt_\"x") };
+        let config = Config { url: "http://127.0.0.1:7717".into(), token: Secret::new("prt_\"x"), pins: Vec::new() };
         write(&path, &config).unwrap();
         write(&path, &config).unwrap();
         let back = read(&path).unwrap().unwrap();
-        assert_eq!((back.url, back.token), (config.url, config.token));
+        assert_eq!((&back.url, &back.token), (&config.url, &config.token));
+        let (one, two) = (Pin::of_key(b"1"), Pin::of_key(b"2"));
+        learn(&path, "http://other:1", &[], vec![one]).unwrap();
+        learn(&path, &config.url, &[two], vec![one]).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().pins, []);
+        learn(&path, &config.url, &[], vec![two, one]).unwrap();
+        let back = read(&path).unwrap().unwrap();
+        assert_eq!((back.pins, back.token), (vec![two, one], config.token));
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 

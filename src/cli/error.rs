@@ -5,6 +5,7 @@
 use super::text::clean;
 use crate::http_client::HttpClientError;
 use crate::protocol::http::Problem;
+use crate::protocol::login::LoginStringError;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub enum About {
     Joins,
     /// Tokens by id.
     Tokens,
+    /// Authorities by pin.
+    Authorities,
 }
 
 /// What went wrong.
@@ -59,6 +62,9 @@ pub enum CliError {
     /// The server's address cannot be used.
     #[error("{0}")]
     Address(HttpClientError),
+    /// The login string cannot be read.
+    #[error("{0}")]
+    Login(#[from] LoginStringError),
     /// The server did not answer.
     #[error("{0}")]
     Unreachable(HttpClientError),
@@ -116,6 +122,7 @@ impl CliError {
             | CliError::NoToken { .. }
             | CliError::File { .. }
             | CliError::Address(_)
+            | CliError::Login(_)
             | CliError::Unreachable(_)
             | CliError::GaveUp { .. }
             | CliError::Problem { .. }
@@ -140,6 +147,8 @@ impl CliError {
             CliError::NoToken { url } => Some(format!(
                 "give --token-file FILE, set POSTRIDER_TOKEN, or run `postrider login --server {url}` once"
             )),
+            // It says the cure itself.
+            CliError::Unreachable(HttpClientError::Tls { .. }) => None,
             CliError::Unreachable(_) => {
                 Some("is the server running? `postrider serve` starts it; --server says where it is".to_owned())
             }
@@ -183,6 +192,7 @@ fn problem_cure(problem: &Problem, about: About) -> Option<String> {
         (404, About::Commands) => Some("`postrider commands` lists them".to_owned()),
         (404, About::Joins) => Some("`postrider join list` lists them".to_owned()),
         (404, About::Tokens) => Some("`postrider tokens list` lists them".to_owned()),
+        (404, About::Authorities) => Some("`postrider authority list` lists them".to_owned()),
         (500.., _) => Some(format!("the server's log has more under request {}", clean(&problem.request_id))),
         _ => None,
     }

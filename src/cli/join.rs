@@ -21,7 +21,7 @@ can enroll an agent, until it is used up, expired or revoked.
 
 Examples:
   postrider join create
-  postrider join create --uses 20 --expires 7d --server-url http://msp.example:7717
+  postrider join create --uses 20 --expires 7d --server-url https://msp.example:7717
   postrider agent --join \"$(postrider join create)\"
   postrider join list"
 )]

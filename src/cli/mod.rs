@@ -30,6 +30,7 @@ pub mod words;
 
 // The verbs.
 pub mod agents;
+pub mod authority;
 pub mod cancel;
 pub mod commands;
 pub mod completions;

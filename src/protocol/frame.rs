@@ -6,6 +6,7 @@ use super::ids::{AgentId, DeliveryId, ServerId};
 use super::outcome::Outcome;
 use super::plain::{PLAIN_CHARS_MAX, plain};
 use super::state::State;
+use crate::pin::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +58,10 @@ pub enum ServerFrame {
         window: u32,
         /// Bearer token for `GET /agent/deliveries/{id}/spec`, good while this server process lives.
         fetch_token: String,
+        /// The pins of the server's authorities, newest first. Only on a connection that was checked by a pin: the agent
+        /// keeps them instead of its own before it says `ready`. Empty: nothing changes.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pins: Vec<Pin>,
         /// What to do with each entry of the journal in `hello`, same order.
         journal: Vec<JournalVerdict>,
     },

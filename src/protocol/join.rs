@@ -1,19 +1,18 @@
 //! Join strings: all that a new agent needs, in one word to paste.
 //!
-//! `prj1_` and URL-safe base64 of a JSON document followed by the first four bytes of its SHA-256, so that a
+//! `prj1_` and, as with [login strings](super::login), URL-safe base64 of a JSON document followed by the first four bytes of its SHA-256, so that a
 //! truncated or mistyped string is told at once.
 
 use super::ids::ServerId;
-use crate::secret::{Secret, sha256};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use super::login::{seal, unseal};
+use crate::pin::Pin;
+use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 /// How join strings of this version start.
 pub const JOIN_PREFIX: &str = "prj1_";
 /// Longest join string, in bytes.
 pub const JOIN_BYTES_MAX: usize = 2048;
-const CHECKSUM_BYTES: usize = 4;
 
 /// What a join string holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +23,8 @@ pub struct JoinString {
     pub server_id: ServerId,
     /// What proves the right to enroll.
     pub secret: Secret,
+    /// By whose authority it must be that server, newest first; empty: the address decides.
+    pub pins: Vec<Pin>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,6 +32,8 @@ struct Document {
     url: String,
     server_id: ServerId,
     secret: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pins: Vec<Pin>,
 }
 
 /// A text that is no join string. Never repeats the text: it holds a secret.
@@ -46,16 +49,14 @@ pub enum JoinStringError {
 
 impl JoinString {
     /// The string to paste.
-    ///
-    /// # Panics
-    /// Never: the document serialises to JSON.
     pub fn encode(&self) -> String {
-        let document =
-            Document { url: self.url.clone(), server_id: self.server_id, secret: self.secret.expose().to_owned() };
-        let mut bytes = serde_json::to_vec(&document).expect("plain data with string keys");
-        let sum = sha256(&bytes);
-        bytes.extend_from_slice(&sum[..CHECKSUM_BYTES]);
-        format!("{JOIN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+        let document = Document {
+            url: self.url.clone(),
+            server_id: self.server_id,
+            secret: self.secret.expose().to_owned(),
+            pins: self.pins.clone(),
+        };
+        seal(JOIN_PREFIX, &document)
     }
 
     /// Reads a pasted string. White space around it is ignored.
@@ -68,19 +69,15 @@ impl JoinString {
         if text.len() > JOIN_BYTES_MAX {
             return Err(JoinStringError::NotOne);
         }
-        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| JoinStringError::Damaged)?;
-        let (document, sum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(JoinStringError::Damaged)?;
-        if sha256(document)[..CHECKSUM_BYTES] != sum[..] {
-            return Err(JoinStringError::Damaged);
-        }
-        let document: Document = serde_json::from_slice(document).map_err(|_| JoinStringError::Damaged)?;
-        Ok(Self { url: document.url, server_id: document.server_id, secret: Secret::new(document.secret) })
+        let Document { url, server_id, secret, pins } = unseal(body).ok_or(JoinStringError::Damaged)?;
+        Ok(Self { url, server_id, secret: Secret::new(secret), pins })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pin::PINS_MAX;
 
     #[test]
     fn join_strings_read_back_and_damage_is_seen() {
@@ -88,6 +85,7 @@ mod tests {
             url: "http://127.0.0.1:7717".into(),
             server_id: ServerId::new(),
             secret: Secret::generate(""),
+            pins: vec![Pin::of_key(b"a"); PINS_MAX],
         };
         let text = join.encode();
         assert_eq!(JoinString::decode(&format!(" {text}\n")), Ok(join));
@@ -95,5 +93,11 @@ mod tests {
             assert_eq!(JoinString::decode(&text[..cut]), Err(JoinStringError::Damaged), "{cut}");
         }
         assert_eq!(JoinString::decode("hello"), Err(JoinStringError::NotOne));
+    }
+
+    #[test]
+    fn a_string_without_pins_reads_as_one_with_none() {
+        let old = serde_json::json!({ "url": "http://a:1", "server_id": ServerId::new(), "secret": "s" });
+        assert_eq!(JoinString::decode(&seal(JOIN_PREFIX, &old)).unwrap().pins, []);
     }
 }

@@ -2,12 +2,14 @@
 
 pub mod access;
 pub mod audit;
+pub mod authorities;
 pub mod close;
 pub mod facts;
 pub mod frame;
 pub mod http;
 pub mod ids;
 pub mod join;
+pub mod login;
 pub mod name;
 pub mod outcome;
 pub mod output;

@@ -3,8 +3,12 @@
 use super::admission::Admission;
 use super::metrics::Metrics;
 use super::presence::Presence;
+use super::tls::start::Tls;
+use crate::http_client::ServerUrl;
+use crate::pin::Pin;
 use crate::protocol::frame::WINDOW_DEFAULT;
 use crate::protocol::ids::AgentId;
+use crate::protocol::login::LoginString;
 use crate::seal::SealKey;
 use crate::secret::random;
 use crate::store::handle::Store;
@@ -67,7 +71,9 @@ pub struct App {
     /// Times of sessions.
     pub keepalive: Keepalive,
     /// The address for join strings that name none.
-    pub url: String,
+    pub url: ServerUrl,
+    /// Authorities and certificates; none: this server speaks plain HTTP.
+    pub tls: Option<Arc<Tls>>,
     /// Whether health and metrics are open to loopback: not behind a proxy, where everybody is loopback.
     pub open_on_loopback: bool,
     /// For small secrets that the database keeps for a while.
@@ -82,7 +88,8 @@ impl App {
         metrics: Arc<Metrics>,
         tasks: Tasks,
         keepalive: Keepalive,
-        url: String,
+        url: ServerUrl,
+        tls: Option<Arc<Tls>>,
         open_on_loopback: bool,
         seal: SealKey,
     ) -> Self {
@@ -95,10 +102,22 @@ impl App {
             tasks,
             keepalive,
             url,
+            tls,
             open_on_loopback,
             seal,
             fetch_key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
         }
+    }
+
+    /// The pins for a join or login string with this address; none: there the address decides.
+    pub fn pins_for(&self, url: &ServerUrl) -> Vec<Pin> {
+        self.tls.as_ref().filter(|_| url.is_tls()).map_or_else(Vec::new, |tls| tls.authorities.pins())
+    }
+
+    /// The login string.
+    pub fn login_string(&self) -> String {
+        let (url, pins) = (self.url.to_string(), self.pins_for(&self.url));
+        LoginString { url, server_id: self.store.server_id, pins }.encode()
     }
 
     /// A bearer token with which an agent fetches its specifications while this process lives.

@@ -12,6 +12,8 @@ pub const OWNER_TOKEN_FILE: &str = "owner.token";
 pub const SEAL_KEY_FILE: &str = "seal.key";
 /// The address that the server listens on, while it runs.
 pub const LISTEN_FILE: &str = "listen";
+/// The pins of its authorities, newest first, one a line, if it speaks TLS.
+pub const PINS_FILE: &str = "pins";
 
 /// Why a data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,16 +66,7 @@ impl Folder {
     /// # Errors
     /// [`FolderError::Unusable`].
     pub fn write(&self, name: &str, text: &str) -> Result<(), FolderError> {
-        let path = self.path.join(name);
-        let fresh = self.path.join(format!("{name}.new"));
-        let written = private_file(&fresh).and_then(|mut file| {
-            file.set_len(0)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)?;
-            File::open(&self.path)?.sync_all()
-        });
-        written.map_err(|source| FolderError::Unusable { path, source })
+        write_private(&self.path, name, text)
     }
 
     /// The folder's key, made if it is missing.
@@ -109,14 +102,39 @@ impl Drop for Folder {
     }
 }
 
+/// Writes a small file into a folder whole or not at all, readable by its owner only.
+///
+/// # Errors
+/// [`FolderError::Unusable`].
+pub fn write_private(folder: &Path, name: &str, text: &str) -> Result<(), FolderError> {
+    let path = folder.join(name);
+    let fresh = folder.join(format!("{name}.new"));
+    let written = private_file(&fresh).and_then(|mut file| {
+        file.set_len(0)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&fresh, &path)?;
+        File::open(folder)?.sync_all()
+    });
+    written.map_err(|source| FolderError::Unusable { path, source })
+}
+
+/// Makes a folder (0700) if it is missing.
+///
+/// # Errors
+/// What the file system says.
 #[cfg(unix)]
-fn make_private(path: &Path) -> io::Result<()> {
+pub fn make_private(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes a folder if it is missing.
+///
+/// # Errors
+/// What the file system says.
 #[cfg(not(unix))]
-fn make_private(path: &Path) -> io::Result<()> {
+pub fn make_private(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 

@@ -45,13 +45,17 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
     let life_ms = expires_ms(request.expires_s.unwrap_or(EXPIRES_S_DEFAULT))?;
     let url = match request.server_url {
         None => call.app.url.clone(),
-        Some(url) => ServerUrl::parse(&url).map_err(|error| ApiError::field("server_url", error))?.to_string(),
+        Some(url) => ServerUrl::parse(&url).map_err(|error| ApiError::field("server_url", error))?,
     };
+    if call.app.tls.is_some() && !url.is_tls() {
+        return Err(ApiError::field("server_url", "is an http:// address, but this server speaks TLS: say https://"));
+    }
+    let pins = call.app.pins_for(&url);
     let store = &call.app.store;
     let secret = Secret::generate("");
     let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms: store.clock.now_ms() + life_ms };
     let mut made = store.try_write(operation).await?;
-    made.join = Some(JoinString { url, server_id: store.server_id, secret }.encode());
+    made.join = Some(JoinString { url: url.to_string(), server_id: store.server_id, secret, pins }.encode());
     json(StatusCode::CREATED, &made)
 }
 

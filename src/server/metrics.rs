@@ -23,6 +23,8 @@ pub struct Metrics {
     pub outbox_deliveries: Gauge,
     deliveries: Family<Labels, Counter>,
     evictions: Family<Labels, Counter>,
+    /// Connections that were closed at once.
+    pub connections_refused: Counter,
     dispatch_seconds: Histogram,
     accept_seconds: Histogram,
     commit_seconds: Histogram,
@@ -40,6 +42,7 @@ impl Default for Metrics {
             outbox_deliveries: Gauge::default(),
             deliveries: Family::default(),
             evictions: Family::default(),
+            connections_refused: Counter::default(),
             dispatch_seconds: seconds(),
             accept_seconds: seconds(),
             commit_seconds: seconds(),
@@ -54,6 +57,11 @@ impl Default for Metrics {
             "evictions",
             "Sessions that ended otherwise than by a shutdown, by reason",
             metrics.evictions.clone(),
+        );
+        registry.register(
+            "connections_refused",
+            "Connections closed at once: too many from one address, or not the proxy's",
+            metrics.connections_refused.clone(),
         );
         registry.register("dispatch_seconds", "Committed to written to the socket", metrics.dispatch_seconds.clone());
         registry.register("accept_seconds", "Committed to journaled by the agent", metrics.accept_seconds.clone());

@@ -106,6 +106,12 @@ impl Presence {
         self.sessions().get(&agent_seq).cloned()
     }
 
+    /// Ends all that stand.
+    pub fn end_all(&self, reason: CloseReason) {
+        let standing: Vec<_> = self.sessions().values().cloned().collect();
+        standing.iter().for_each(|standing| standing.end(reason));
+    }
+
     /// How many stand.
     pub fn count(&self) -> usize {
         self.sessions().len()

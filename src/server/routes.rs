@@ -4,7 +4,9 @@ use super::app::App;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::listener::Connection;
-use super::{agents, commands, enroll, events, health, joins, submit, tokens, upgrade};
+use super::{agents, authorities, commands, enroll, events, health, joins, submit, tokens, upgrade};
+use crate::pin;
+use crate::protocol::authorities::PINS_HEADER;
 use crate::protocol::ids::RequestId;
 use bytes::Buf;
 use futures_util::StreamExt;
@@ -33,6 +35,8 @@ enum Resource {
     Enroll,
     Tokens,
     Token(String),
+    Authorities,
+    Authority(String),
     Health,
     Ready,
     Metrics,
@@ -58,6 +62,8 @@ impl Resource {
             Self::Enroll => "/api/enroll",
             Self::Tokens => "/api/tokens",
             Self::Token(_) => "/api/tokens/{id}",
+            Self::Authorities => "/api/authorities",
+            Self::Authority(_) => "/api/authorities/{pin}",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
@@ -89,15 +95,18 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Tokens, "GET") => tokens::list(call).await,
         (R::Tokens, "POST") => tokens::create(call).await,
         (R::Token(id), "DELETE") => tokens::revoke(call, &id).await,
+        (R::Authorities, "GET") => authorities::list(call).await,
+        (R::Authorities, "POST") => authorities::create(call).await,
+        (R::Authority(pin), "DELETE") => authorities::retire(call, &pin).await,
         (R::Health, "GET") => health::alive(call).await,
         (R::Ready, "GET") => health::ready(call).await,
         (R::Metrics, "GET") => health::metrics(call).await,
         (R::AgentSocket, "GET") => upgrade::socket(call).await,
         (R::AgentSpec(id), "GET") => enroll::spec(call, &id).await,
         (R::Nothing, _) => Err(ApiError::no_route()),
-        (R::Commands | R::Joins | R::Tokens, _) => Err(ApiError::method("GET, POST")),
+        (R::Commands | R::Joins | R::Tokens | R::Authorities, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
-        (R::Join(_) | R::Token(_), _) => Err(ApiError::method("DELETE")),
+        (R::Join(_) | R::Token(_) | R::Authority(_), _) => Err(ApiError::method("DELETE")),
         (R::CommandCancel(_) | R::AgentCommand(_) | R::Enroll, _) => Err(ApiError::method("POST")),
         (
             R::Command(_)
@@ -154,6 +163,10 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .unify()
         .or(path!("api" / "tokens" / String).map(with(Resource::Token)))
         .unify()
+        .or(path!("api" / "authorities").map(|| Resource::Authorities))
+        .unify()
+        .or(path!("api" / "authorities" / String).map(with(Resource::Authority)))
+        .unify()
         .or(path!("healthz").map(|| Resource::Health))
         .unify()
         .or(path!("readyz").map(|| Resource::Ready))
@@ -205,12 +218,17 @@ async fn respond(
     let request_id = RequestId::new();
     let route = resource.route();
     let metrics = Arc::clone(&app.metrics);
+    // Whoever knows us by a pin learns of the others.
+    let tls = app.tls.clone().filter(|_| connection.pin.is_some());
     let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), upgrade };
     let mut response = answer(resource, call).await.unwrap_or_else(|error| error.into_response(request_id));
     metrics.answered(route, response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {
         headers.insert(HeaderName::from_static("x-request-id"), id);
+    }
+    if let Some(pins) = tls.and_then(|tls| HeaderValue::from_str(&pin::list(&tls.authorities.pins())).ok()) {
+        headers.insert(HeaderName::from_static(PINS_HEADER), pins);
     }
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response

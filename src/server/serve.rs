@@ -1,11 +1,16 @@
 //! Starting the server, and ending it: in order, or because the database cannot go on.
 
 use super::app::{App, Keepalive};
-use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE};
+use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FILE};
+use super::listener::Door;
 use super::metrics::{Metrics, StoreMetrics};
+use super::places::Places;
+use super::proxy::Proxy;
+use super::tls::own::OwnCertificate;
+use super::tls::start::{Tls, TlsStartError, host_name};
 use super::{files, listener, outside, reaper};
 use crate::clock::Clock;
-use crate::http_client::ServerUrl;
+use crate::http_client::{HttpClientError, ServerUrl};
 use crate::protocol::access::Role;
 use crate::protocol::scope::Scope;
 use crate::secret::Secret;
@@ -18,7 +23,7 @@ use crate::store::retain::{HISTORY_BYTES_MAX, HISTORY_MS_MAX, Retain};
 use crate::store::tokens::CreateToken;
 use crate::tasks::Tasks;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +43,14 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// The address for join strings; none: where it listens.
     pub public_url: Option<String>,
-    /// A tunnel in front keeps strangers out.
-    pub behind_proxy: bool,
+    /// A TLS proxy stands in front: plain HTTP is spoken, to it and to this host alone.
+    pub behind_proxy: Option<Proxy>,
+    /// TLS on loopback, too; elsewhere it is always spoken, unless behind a proxy.
+    pub tls: bool,
+    /// The owner's own certificate; none: only those of our authorities.
+    pub own_certificate: Option<OwnCertificate>,
+    /// Whether loopback has the limit of one address, too. For tests: there is no other address.
+    pub count_loopback: bool,
     /// Times of sessions.
     pub keepalive: Keepalive,
     /// Limits of the disk's use.
@@ -55,11 +66,20 @@ impl ServeConfig {
             data,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             public_url: None,
-            behind_proxy: false,
+            behind_proxy: None,
+            tls: false,
+            own_certificate: None,
+            count_loopback: false,
             keepalive: Keepalive::default(),
             disk: DiskLimits::default(),
             retain: Retain { history_ms_max: HISTORY_MS_MAX, history_bytes_max: HISTORY_BYTES_MAX },
         }
+    }
+
+    /// Whether TLS is spoken: to the world always, on loopback when asked to, behind a proxy never.
+    fn speaks_tls(&self) -> bool {
+        let asked = self.tls || self.own_certificate.is_some();
+        self.behind_proxy.is_none() && (asked || !self.listen.ip().is_loopback())
     }
 }
 
@@ -82,12 +102,20 @@ pub enum ServeError {
     },
     /// Plain HTTP to the world.
     #[error(
-        "{0} is not a loopback address, and postrider speaks plain HTTP: listen on 127.0.0.1, or on an address inside a tunnel (WireGuard, SSH) and say --behind-proxy"
+        "{0} is not a loopback address, and behind a proxy postrider speaks plain HTTP, to anybody who reaches it there: \
+         listen on 127.0.0.1, or say whose connections are taken with --behind-proxy=ADDR; \
+         without --behind-proxy it speaks TLS itself"
     )]
     Exposed(SocketAddr),
+    /// TLS cannot be had.
+    #[error(transparent)]
+    Tls(#[from] TlsStartError),
+    /// An address that no agent could use.
+    #[error("--public-url {0} is not https://, but this server speaks TLS: give the https:// address")]
+    PublicUrlPlain(ServerUrl),
     /// The public URL.
     #[error("--public-url: {0}")]
-    PublicUrl(#[from] crate::http_client::HttpClientError),
+    PublicUrl(#[from] HttpClientError),
     /// The database, at the first writes.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -112,29 +140,69 @@ pub struct Running {
 /// # Errors
 /// [`ServeError`], before anything is served.
 pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeError> {
-    if !config.listen.ip().is_loopback() && !config.behind_proxy {
+    if !config.listen.ip().is_loopback() && config.behind_proxy == Some(Proxy::Here) {
         return Err(ServeError::Exposed(config.listen));
     }
     let public_url = config.public_url.as_deref().map(ServerUrl::parse).transpose()?;
+    if let Some(url) = public_url.as_ref().filter(|url| config.speaks_tls() && !url.is_tls()) {
+        return Err(ServeError::PublicUrlPlain(url.clone()));
+    }
     let folder = Folder::open(&config.data)?;
     let listener =
         listener::listen(config.listen).map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let metrics = Arc::new(Metrics::default());
     let counter = Box::new(StoreMetrics(Arc::clone(&metrics)));
+    let tasks = Tasks::default();
+    let tls = match config.speaks_tls() {
+        true => Some(Arc::new(Tls::open(folder.path(), address, public_url.as_ref(), &clock)?)),
+        false => None,
+    };
+    let acceptor = tls.as_ref().map(|tls| tls.start(config.own_certificate, &clock, &tasks)).transpose()?;
     let (store, thread) = Store::open(folder.path(), clock, config.disk, counter)?;
     make_owner_token(&store, &folder).await?;
-    let url = format!("http://{address}");
-    folder.write(LISTEN_FILE, &format!("{url}\n"))?;
-    let tasks = Tasks::default();
-    let join_url = public_url.map_or_else(|| url.clone(), |url| url.to_string());
-    let app =
-        App::new(store, metrics, tasks.clone(), config.keepalive, join_url, !config.behind_proxy, folder.seal_key()?);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
+    let join_url = match public_url {
+        Some(url) => url,
+        None => reachable(scheme, address)?,
+    };
+    let open_on_loopback = config.behind_proxy.is_none();
+    let seal = folder.seal_key()?;
+    let app = App::new(store, metrics, tasks.clone(), config.keepalive, join_url, tls.clone(), open_on_loopback, seal);
     let app = Arc::new(app);
-    tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
+    match tls {
+        None => folder.remove(PINS_FILE),
+        Some(tls) if tls.authorities.is_first_start => {
+            tracing::info!("to use this server from elsewhere: postrider login --server {}", app.login_string());
+        }
+        Some(_) => {}
+    }
+    folder.write(LISTEN_FILE, &format!("{scheme}://{}\n", own(address)))?;
+    let places = Places::new(files::connections_max(), config.behind_proxy, config.count_loopback);
+    let door = Door { tls: acceptor, proxy: config.behind_proxy, places };
+    tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, door));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
+}
+
+/// Where this host reaches what listens there.
+fn own(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Where other hosts may reach what listens there, as far as this one can tell. With pins the name proves nothing, so it
+/// need not be the right one for TLS.
+fn reachable(scheme: &str, address: SocketAddr) -> Result<ServerUrl, HttpClientError> {
+    let name = host_name().filter(|_| address.ip().is_unspecified());
+    let named = name.and_then(|name| ServerUrl::parse(&format!("{scheme}://{name}:{}", address.port())).ok());
+    named.map_or_else(|| ServerUrl::parse(&format!("{scheme}://{}", own(address))), Ok)
 }
 
 /// At the first start: the owner's token. The file is written before the database knows the token, so that no start leaves a server that nobody can enter.

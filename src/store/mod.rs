@@ -5,6 +5,7 @@
 
 pub mod agents;
 pub mod audit;
+pub mod authorities;
 pub mod cancel;
 pub mod commit;
 pub mod disk;

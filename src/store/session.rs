@@ -5,6 +5,7 @@ use super::op::Apply;
 use super::output::positions;
 use super::progress::fence;
 use super::transition::{Because, DeliveryRow, delivery_row, find, select_deliveries, transition};
+use crate::pin::Pin;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{JournalEntry, JournalVerdict};
 use crate::protocol::ids::DeliveryId;
@@ -177,6 +178,8 @@ pub struct Ready {
     pub agent_seq: i64,
     /// The session's epoch.
     pub epoch: u64,
+    /// The newest of the server's pins that the agent has; none: it knows the server by none.
+    pub pin: Option<Pin>,
 }
 
 impl Ready {
@@ -185,9 +188,9 @@ impl Ready {
     /// # Errors
     /// `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE agents SET ready_epoch = epoch WHERE seq = ?1";
+        const SQL: &str = "UPDATE agents SET ready_epoch = epoch, pin = ?2 WHERE seq = ?1";
         fence(apply, self.agent_seq, self.epoch)?;
-        apply.conn.prepare_cached(SQL)?.execute([self.agent_seq])?;
+        apply.conn.prepare_cached(SQL)?.execute((self.agent_seq, self.pin.map(|pin| *pin.as_bytes())))?;
         Ok(())
     }
 }

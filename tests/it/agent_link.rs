@@ -114,6 +114,7 @@ impl FakeServer {
                 pong_timeout_ms: ping_ms,
                 window: 32,
                 fetch_token: "token".into(),
+                pins: Vec::new(),
                 journal,
             })
             .await;
@@ -528,7 +529,7 @@ async fn enrollment_waits_for_the_server_and_repeats_with_the_same_key() {
     let server = FakeServer::new().await;
     let folder = tempfile::tempdir().unwrap();
     let url = format!("http://{}", server.listener.local_addr().unwrap());
-    let join = JoinString { url, server_id: server.id, secret: Secret::new("secret") }.encode();
+    let join = JoinString { url, server_id: server.id, secret: Secret::new("secret"), pins: Vec::new() }.encode();
     let config =
         AgentConfig { join: Some(Secret::new(join)), supervisor: supervisor(), ..AgentConfig::new(folder.path()) };
     let _agent = server.start(config);
@@ -557,8 +558,11 @@ async fn what_waiting_does_not_cure_ends_the_agent() {
     let no_join = server.start(AgentConfig::new(empty.path())).await.unwrap();
     assert!(matches!(no_join, Err(AgentError::NoJoin)));
     let url = format!("http://{}", server.listener.local_addr().unwrap());
-    let join =
-        |id| Some(Secret::new(JoinString { url: url.clone(), server_id: id, secret: Secret::new("s") }.encode()));
+    let join = |id| {
+        Some(Secret::new(
+            JoinString { url: url.clone(), server_id: id, secret: Secret::new("s"), pins: Vec::new() }.encode(),
+        ))
+    };
     let refused = server.start(AgentConfig { join: join(server.id), ..AgentConfig::new(empty.path()) });
     let (mut stream, _) = server.listener.accept().await.unwrap();
     read_request(&mut stream).await;

@@ -7,6 +7,7 @@ use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::server::{TestServer, owner_token};
 use crate::harness::small_disk::SmallDisk;
 use postrider::server::serve::ServeConfig;
+use postrider::tls::Trust;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::Command;
@@ -98,7 +99,9 @@ async fn a_broken_database_file_ends_the_server_with_the_reason() {
     let asking = async {
         loop {
             let Ok(url) = postrider::http_client::ServerUrl::parse(&api.url) else { return };
-            let Ok(mut client) = postrider::http_client::HttpClient::connect(&url).await else { return };
+            let Ok(mut client) = postrider::http_client::HttpClient::connect(&url, &Trust::default()).await else {
+                return;
+            };
             let bearer = format!("Bearer {}", api.token);
             let _ = client
                 .send(

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Response};
 use postrider::http_client::{HttpClient, ServerUrl};
 use postrider::protocol::ids::CommandId;
+use postrider::tls::Trust;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
@@ -34,7 +35,7 @@ struct Events {
 }
 
 async fn ask(api: &Api, command: &str, last: Option<&str>) -> (HttpClient, Response<Incoming>) {
-    let mut client = HttpClient::connect(&ServerUrl::parse(&api.url).unwrap()).await.unwrap();
+    let mut client = HttpClient::connect(&ServerUrl::parse(&api.url).unwrap(), &Trust::default()).await.unwrap();
     let bearer = format!("Bearer {}", api.token);
     let mut headers = vec![("authorization", bearer.as_str())];
     headers.extend(last.map(|last| ("last-event-id", last)));

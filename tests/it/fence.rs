@@ -32,7 +32,7 @@ async fn an_older_session_writes_nothing_more() {
 
     let older = store.write(begin(1, 0)).await.unwrap().epoch;
     assert!(store.write(claim(older)).await.unwrap().rows.is_empty(), "its journal has not confirmed the epoch");
-    store.write(Ready { agent_seq, epoch: older }).await.unwrap();
+    store.write(Ready { agent_seq, epoch: older, pin: None }).await.unwrap();
     let claimed = store.write(claim(older)).await.unwrap();
     let delivery = claimed.rows[0].id;
     let newer = store.write(begin(3, older)).await.unwrap().epoch;
@@ -44,7 +44,7 @@ async fn an_older_session_writes_nothing_more() {
     fenced(store.write(claim(older)).await.err());
     // A hello that answers an earlier challenge than the newest session's was under way for long.
     fenced(store.write(begin(2, older)).await.err());
-    fenced(store.write(Ready { agent_seq, epoch: older }).await.err());
+    fenced(store.write(Ready { agent_seq, epoch: older, pin: None }).await.err());
     fenced(store.write(Accept(report)).await.err());
     fenced(store.write(Start(report)).await.err());
     fenced(store.write(AppendOutput { agent_seq, epoch: older, frame }).await.err());
@@ -60,7 +60,7 @@ async fn an_older_session_writes_nothing_more() {
     assert!(server.api.output(&command, "stdout").await.is_empty());
 
     // The newer one is offered the same row, as the second attempt.
-    store.write(Ready { agent_seq, epoch: newer }).await.unwrap();
+    store.write(Ready { agent_seq, epoch: newer, pin: None }).await.unwrap();
     let claimed = store.write(claim(newer)).await.unwrap();
     assert_eq!((claimed.rows[0].id, claimed.rows[0].attempt), (delivery, 2));
     let report = Report { agent_seq, epoch: newer, delivery };

@@ -203,6 +203,7 @@ pub fn words(data: &[u8]) {
         url: text.to_owned(),
         server_id: ServerId::from_bytes([7; 16]),
         secret: Secret::new(text.to_owned()),
+        pins: Vec::new(),
     };
     let made = (made.encode(), made);
     assert!(made.0.len() > JOIN_BYTES_MAX || JoinString::decode(&made.0) == Ok(made.1), "{text:?}");

@@ -13,6 +13,7 @@ use crate::harness::proxy::Proxy;
 use futures_util::future::{join, join_all};
 use hyper::Method;
 use postrider::http_client::{HttpClient, ServerUrl};
+use postrider::tls::Trust;
 use serde_json::Value;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -30,7 +31,7 @@ const OTHERS_PER_S: u64 = 20;
 
 /// Round trips of one client over one connection, from one agent to the next, until the time is over.
 async fn measure(url: &str, token: &str, names: &[String], first: usize, took: &Mutex<Vec<Duration>>) {
-    let mut client = HttpClient::connect(&ServerUrl::parse(url).unwrap()).await.unwrap();
+    let mut client = HttpClient::connect(&ServerUrl::parse(url).unwrap(), &Trust::default()).await.unwrap();
     let bearer = format!("Bearer {token}");
     let until = Instant::now() + PHASE;
     for name in names.iter().cycle().skip(first) {

@@ -50,4 +50,7 @@ mod storm;
 mod suspend;
 mod tidy;
 mod time;
+mod tls;
+mod tls_bounds;
+mod tls_rotation;
 mod units;

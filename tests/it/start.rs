@@ -6,6 +6,7 @@ use crate::harness::process::{Process, ServerProcess, postrider};
 use crate::harness::raw_agent::{Identity, RawAgent, close_code, enrollment, fresh_key};
 use crate::harness::server::{TestServer, owner_token};
 use postrider::protocol::close::CloseReason;
+use postrider::server::proxy::Proxy;
 use postrider::store::handle::DATABASE_FILE;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -136,17 +137,17 @@ async fn a_database_of_a_newer_build_is_left_alone() {
 }
 
 #[tokio::test]
-async fn plain_http_to_the_world_needs_a_proxy_in_front() {
+async fn plain_http_is_not_spoken_to_the_world() {
     let folder = TempDir::new().unwrap();
     let data = folder.path().join("server");
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let mut command = postrider();
-        command.arg("serve").arg("--data").arg(&data).args(["--listen", address]);
-        says(&refused(command).await, &[address, "not a loopback address", "--behind-proxy"]);
+        command.arg("serve").arg("--data").arg(&data).args(["--listen", address, "--behind-proxy"]);
+        says(&refused(command).await, &[address, "not a loopback address", "--behind-proxy=ADDR", "speaks TLS itself"]);
     }
     assert!(!data.exists(), "nothing was made");
     // Behind a proxy everybody comes from loopback, so nothing is open.
-    let server = TestServer::start_with(|config| config.behind_proxy = true).await;
+    let server = TestServer::start_with(|config| config.behind_proxy = Some(Proxy::Here)).await;
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(server.api.request("GET", path, &[], Vec::new()).await.problem().0, 401, "{path}");
         assert_eq!(server.api.call("GET", path, Value::Null).await.status, 200, "{path}");

@@ -5,6 +5,7 @@ use super::wait::Leave;
 use crate::agent::board::Board;
 use crate::agent::boot::boot_id;
 use crate::agent::credential::Credential;
+use crate::pin::Pin;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, Hello, JournalEntry, JournalVerdict, ServerFrame, decode, encode};
 use crate::protocol::ids::{AgentId, ServerId};
@@ -34,6 +35,8 @@ pub struct Welcomed {
     pub pong_timeout_ms: u64,
     /// For fetching large specifications.
     pub fetch_token: Secret,
+    /// The server's pins, newest first; empty: we keep ours.
+    pub pins: Vec<Pin>,
     /// What `hello` said.
     pub told: Vec<JournalEntry>,
     /// What the server says to that.
@@ -50,7 +53,7 @@ pub async fn connect(
     last_epoch: u64,
     board: &Board,
 ) -> Result<Welcomed, Leave> {
-    let mut socket = dial(&credential.url).await?;
+    let mut socket = dial(&credential.url, &credential.trust).await?;
     let (nonce, found) = match next(&mut socket, "send its challenge").await? {
         ServerFrame::Challenge { nonce, server_id } => (nonce, server_id),
         other => return Err(unexpected(&other)),
@@ -83,6 +86,7 @@ pub async fn connect(
             pong_timeout_ms,
             window: _,
             fetch_token,
+            pins,
             journal: verdicts,
         } => Ok(Welcomed {
             socket,
@@ -91,6 +95,7 @@ pub async fn connect(
             ping_interval_ms,
             pong_timeout_ms,
             fetch_token: Secret::new(fetch_token),
+            pins,
             told,
             verdicts,
         }),

@@ -3,6 +3,7 @@
 use super::wait::{Leave, retry_after};
 use crate::http_client::ServerUrl;
 use crate::protocol::frame::{FRAME_BYTES_MAX, SUBPROTOCOL};
+use crate::tls::{Stream, Trust};
 use crate::websocket::limits;
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -29,20 +30,20 @@ const SEND_BUFFER_BYTES: usize = 256 * 1024;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The WebSocket.
-pub type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<Stream>;
 
 /// Connects and upgrades.
 ///
 /// # Errors
 /// [`Leave`].
-pub async fn dial(url: &ServerUrl) -> Result<Socket, Leave> {
-    let stream = url.dial().await?;
-    bound(&stream).map_err(|error| Leave::Broken(error.to_string()))?;
+pub async fn dial(url: &ServerUrl, trust: &Trust) -> Result<Socket, Leave> {
+    let stream = url.dial(trust).await?;
+    bound(stream.tcp()).map_err(|error| Leave::Broken(error.to_string()))?;
     tokio::time::timeout(UPGRADE_TIMEOUT, upgrade(url, stream)).await.map_err(|_| Leave::Late("answer the upgrade"))?
 }
 
 /// Asks by our HTTP client: tungstenite's takes an answer in very small pieces for an attack.
-async fn upgrade(url: &ServerUrl, stream: TcpStream) -> Result<Socket, Leave> {
+async fn upgrade(url: &ServerUrl, stream: Stream) -> Result<Socket, Leave> {
     let key = generate_key();
     let request = Request::get("/agent/ws")
         .header(HOST, url.authority())
@@ -104,7 +105,7 @@ mod tests {
             stream.write_all(answer.as_bytes()).await.unwrap();
             while let Ok(1..) = stream.read(&mut [0; 1024]).await {}
         };
-        let (leave, ()) = futures_util::future::join(dial(&url), serve).await;
+        let (leave, ()) = futures_util::future::join(dial(&url, &Trust::default()), serve).await;
         leave.unwrap_err()
     }
 

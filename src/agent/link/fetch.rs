@@ -4,6 +4,7 @@ use crate::http_client::{HttpClient, HttpClientError, ServerUrl};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::spec::SPEC_BYTES_MAX;
 use crate::secret::Secret;
+use crate::tls::Trust;
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use std::time::Duration;
@@ -26,8 +27,8 @@ pub enum FetchError {
 ///
 /// # Errors
 /// [`FetchError`].
-pub async fn fetch(url: &ServerUrl, token: &Secret, delivery: DeliveryId) -> Result<Bytes, FetchError> {
-    let mut client = HttpClient::connect(url).await?;
+pub async fn fetch(url: &ServerUrl, trust: &Trust, token: &Secret, delivery: DeliveryId) -> Result<Bytes, FetchError> {
+    let mut client = HttpClient::connect(url, trust).await?;
     let bearer = format!("Bearer {}", token.expose());
     let path = format!("/agent/deliveries/{delivery}/spec");
     let headers = [("authorization", bearer.as_str())];

@@ -5,6 +5,7 @@
 
 use super::fetch::{FetchError, fetch};
 use crate::agent::board::{Arrival, Phase};
+use crate::agent::credential::Credential;
 use crate::agent::journal::{Done, Entry, Op};
 use crate::agent::runner::queue::{Runner, Slot, cancelled_before, expired};
 use crate::crash;
@@ -15,6 +16,7 @@ use crate::protocol::outcome::Outcome;
 use crate::protocol::spec::{Spec, TTL_MS_MAX};
 use crate::protocol::state::State;
 use crate::secret::{Secret, hex, sha256};
+use crate::tls::Trust;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
@@ -55,15 +57,17 @@ pub struct Dispatch {
 pub struct Intake {
     runner: Runner,
     url: ServerUrl,
+    trust: Trust,
     token: Arc<Secret>,
     fetches: Arc<Semaphore>,
     replies: mpsc::Sender<Reply>,
 }
 
 impl Intake {
-    /// For a connection with this server and fetch token.
-    pub fn new(runner: Runner, url: ServerUrl, token: Secret, replies: mpsc::Sender<Reply>) -> Self {
-        Self { runner, url, token: Arc::new(token), fetches: Arc::new(Semaphore::new(FETCHES_MAX)), replies }
+    /// For a connection with this credential's server and fetch token.
+    pub fn new(runner: Runner, credential: &Credential, token: Secret, replies: mpsc::Sender<Reply>) -> Self {
+        let (url, trust) = (credential.url.clone(), credential.trust.clone());
+        Self { runner, url, trust, token: Arc::new(token), fetches: Arc::new(Semaphore::new(FETCHES_MAX)), replies }
     }
 
     /// Takes a dispatch in; returns when it is on its way. A stopping agent takes nothing.
@@ -173,7 +177,7 @@ impl Intake {
 
     async fn fetch(&self, delivery: DeliveryId) -> Result<Bytes, NoDocument> {
         let _permit = self.fetches.acquire().await.map_err(|_| NoDocument::Gone)?;
-        fetch(&self.url, &self.token, delivery).await.map_err(|error| match error {
+        fetch(&self.url, &self.trust, &self.token, delivery).await.map_err(|error| match error {
             FetchError::Gone => NoDocument::Gone,
             error => NoDocument::Later(error.to_string()),
         })

@@ -8,14 +8,18 @@ use super::sent::Sent;
 use super::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, Leave, SESSION_GOOD};
 use super::writer::Writer;
 use crate::agent::credential::Credential;
+use crate::agent::data::DataFolder;
+use crate::agent::error::AgentError;
 use crate::agent::facts;
 use crate::agent::journal::{JournalError, Op};
 use crate::agent::runner::queue::Runner;
 use crate::backoff::Backoff;
 use crate::crash;
+use crate::pin::PINS_MAX;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::AgentFrame;
 use crate::protocol::ids::AgentId;
+use crate::tls::Trust;
 use futures_util::StreamExt;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -28,9 +32,11 @@ const FACTS_INTERVAL: Duration = Duration::from_secs(600);
 /// How long the last reports and the server's farewell may take when the agent stops.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Connects again and again until `stop`; never ends for any other reason. `last_epoch` is what the journal has.
+/// Connects again and again until `stop`; never ends for any other reason. `last_epoch` is what the journal has; `folder` takes what
+/// the credential learns.
 pub async fn stay_connected(
-    credential: &Credential,
+    mut credential: Credential,
+    folder: &DataFolder,
     agent: AgentId,
     mut last_epoch: u64,
     runner: &Runner,
@@ -41,7 +47,7 @@ pub async fn stay_connected(
         let connected = tokio::select! {
             connected = async {
                 runner.board.settled().await;
-                connect(credential, agent, last_epoch, &runner.board).await
+                connect(&credential, agent, last_epoch, &runner.board).await
             } => connected,
             () = stop.cancelled() => return,
         };
@@ -49,7 +55,8 @@ pub async fn stay_connected(
         let leave = match connected {
             Ok(welcomed) => {
                 info!("connected to {} as {} ({agent}), epoch {}", credential.url, credential.name, welcomed.epoch);
-                let leave = live(welcomed, credential, &mut last_epoch, runner, stop).await;
+                let learned = learn(&welcomed, &mut credential, folder);
+                let leave = live(welcomed, learned, &credential, &mut last_epoch, runner, stop).await;
                 if since.elapsed() >= SESSION_GOOD {
                     backoff.reset();
                 } else if leave.is_outage() {
@@ -73,8 +80,26 @@ pub async fn stay_connected(
     }
 }
 
+/// Keeps the server's pins instead of ours, if it is known by ours: before the writer says that we are ready.
+fn learn(welcomed: &Welcomed, credential: &mut Credential, folder: &DataFolder) -> Result<(), AgentError> {
+    let known = credential.trust.pins();
+    if known.is_empty() || !credential.url.is_tls() || welcomed.pins.is_empty() || welcomed.pins == known {
+        return Ok(());
+    }
+    // What does not fit a join string is no list of ours.
+    let trust = Trust::new(&welcomed.pins[..welcomed.pins.len().min(PINS_MAX)]);
+    let known = std::mem::replace(&mut credential.trust, trust);
+    if let Err(error) = credential.save(folder) {
+        credential.trust = known;
+        return Err(error);
+    }
+    info!("the server's authorities have changed; the newest is {}", welcomed.pins[0]);
+    Ok(())
+}
+
 async fn live(
     welcomed: Welcomed,
+    learned: Result<(), AgentError>,
     credential: &Credential,
     last_epoch: &mut u64,
     runner: &Runner,
@@ -82,7 +107,10 @@ async fn live(
 ) -> Leave {
     let sent = Sent::after_hello(&welcomed.told, &welcomed.verdicts, Instant::now());
     // Before the time is known: that is what recovered deliveries wait for, and some must not start.
-    let settled = settle(&welcomed, runner).await;
+    let settled = match learned {
+        Ok(()) => settle(&welcomed, runner).await.map_err(|why| why.to_string()),
+        Err(why) => Err(why.to_string()),
+    };
     if settled.is_ok() {
         *last_epoch = welcomed.epoch;
         runner.time.learn(welcomed.server_time_ms);
@@ -90,12 +118,12 @@ async fn live(
     let (sink, stream) = welcomed.socket.split();
     let (replies, mut asked) = mpsc::channel(REPLIES_MAX);
     let pongs = Pongs::default();
-    let intake = Intake::new(runner.clone(), credential.url.clone(), welcomed.fetch_token, replies.clone());
+    let intake = Intake::new(runner.clone(), credential, welcomed.fetch_token, replies.clone());
     let mut reader = Reader { stream, pongs: pongs.clone(), intake, runner: runner.clone(), replies: replies.clone() };
     let keepalive = Keepalive::new(welcomed.ping_interval_ms, welcomed.pong_timeout_ms, Instant::now(), pongs);
     let mut writer = Writer { sink, sent, keepalive, board: runner.board.clone() };
     let leave = match settled {
-        Err(why) => Leave::left(CloseReason::AgentStorage, why.to_string()),
+        Err(why) => Leave::left(CloseReason::AgentStorage, why),
         Ok(()) => tokio::select! {
             leave = reader.read() => leave,
             leave = writer.write(&mut asked, stop) => leave,

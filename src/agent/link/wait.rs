@@ -77,7 +77,11 @@ impl Leave {
 
     /// Whether this can end a session with which nothing was wrong: its link or its server, not what was said on it.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Leave::Broken(_) | Leave::Closed { reason: CloseReason::Draining, .. })
+        match self {
+            Leave::Broken(_) => true,
+            Leave::Closed { reason, .. } => matches!(reason, CloseReason::Draining | CloseReason::AuthorityChanged),
+            _ => false,
+        }
     }
 
     /// The least wait before the next try.
@@ -85,6 +89,7 @@ impl Leave {
         match self {
             Leave::Declined { retry_after, .. } => *retry_after,
             Leave::OtherServer { .. } => Some(HOPELESS_WAIT),
+            Leave::Unreachable(HttpClientError::Tls { source, .. }) if source.is_identity() => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Revoked | CloseReason::Unauthorized, .. } => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Superseded, .. } => Some(SUPERSEDED_WAIT),
             Leave::Left { reason: CloseReason::AgentStorage, .. } => Some(SUPERSEDED_WAIT),
@@ -125,7 +130,8 @@ mod tests {
         assert!(Leave::Broken("reset".to_owned()).is_outage());
         for reason in CloseReason::ALL {
             let closed = Leave::Closed { reason, text: String::new() };
-            assert_eq!(closed.is_outage(), reason == CloseReason::Draining, "{reason}");
+            let outage = matches!(reason, CloseReason::Draining | CloseReason::AuthorityChanged);
+            assert_eq!(closed.is_outage(), outage, "{reason}");
             assert!(!Leave::left(reason, "").is_outage(), "{reason}");
         }
     }

@@ -1,5 +1,6 @@
 //! Challenge, hello, welcome, ready.
 
+use crate::pin::Pin;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{
     AgentFrame, EPOCH_MAX, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
@@ -38,6 +39,8 @@ pub struct Session {
     pub name: String,
     /// What its halves and the lists share.
     pub standing: Arc<Standing>,
+    /// The newest pin that it was told, and has kept when it is ready; none: it knows us by none.
+    pub pin: Option<Pin>,
 }
 
 /// A close frame for a reason.
@@ -45,12 +48,12 @@ pub fn close_frame(reason: CloseReason) -> Message {
     Message::Close(Some(CloseFrame { code: reason.code().into(), reason: reason.as_str().into() }))
 }
 
-/// Authenticates the peer and begins its session.
+/// Authenticates the peer and begins its session. `pinned`: it knows us by a pin, and is told all of ours.
 ///
 /// # Errors
 /// Why the connection was closed.
-pub async fn handshake(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
-    until_stop(app, socket, async |socket| authenticate(app, socket).await).await
+pub async fn handshake(app: &App, socket: &mut Socket, pinned: bool) -> Result<Session, CloseReason> {
+    until_stop(app, socket, async |socket| authenticate(app, socket, pinned).await).await
 }
 
 /// Waits until the agent has the session's epoch in its journal: before that nothing is dispatched to it.
@@ -65,7 +68,7 @@ pub async fn ready(app: &App, socket: &mut Socket, session: &Session) -> Result<
             Ok(Err(reason)) => return Err(reason),
             Err(_) => return Err(CloseReason::AcceptTimeout),
         }
-        let ready = Ready { agent_seq: session.agent_seq, epoch: session.standing.epoch };
+        let ready = Ready { agent_seq: session.agent_seq, epoch: session.standing.epoch, pin: session.pin };
         app.store.write(ready).await.map_err(|error| match error {
             StoreError::Fenced => CloseReason::Superseded,
             error => {
@@ -91,7 +94,7 @@ async fn until_stop<T>(
     result
 }
 
-async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
+async fn authenticate(app: &App, socket: &mut Socket, pinned: bool) -> Result<Session, CloseReason> {
     let nonce = random::<32>();
     let challenge_number = app.challenges.fetch_add(1, Ordering::Relaxed) + 1;
     let challenge = ServerFrame::Challenge { nonce: URL_SAFE_NO_PAD.encode(nonce), server_id: app.store.server_id };
@@ -125,6 +128,8 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
     let now_ms = app.store.clock.now_ms();
     let standing = Arc::new(Standing::new(begun.epoch, now_ms));
     let keepalive = &app.keepalive;
+    let pins = app.tls.as_ref().filter(|_| pinned).map_or_else(Vec::new, |tls| tls.authorities.pins());
+    let pin = pins.first().copied();
     let welcome = ServerFrame::Welcome {
         epoch: begun.epoch,
         server_time_ms: now_ms,
@@ -132,10 +137,11 @@ async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseRe
         pong_timeout_ms: ms(keepalive.pong_timeout),
         window: keepalive.window,
         fetch_token: app.fetch_token(hello.agent_id),
+        pins,
         journal: begun.verdicts,
     };
     send(app, socket, &welcome).await?;
-    Ok(Session { agent_seq: key.seq, name: key.name, standing })
+    Ok(Session { agent_seq: key.seq, name: key.name, standing, pin })
 }
 
 fn ms(duration: Duration) -> u64 {

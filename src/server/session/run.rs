@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 /// Runs a session on a fresh connection. `connection` keeps its place under the cap.
 pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let peer = connection.peer;
-    let session = match handshake(&app, &mut socket).await {
+    let session = match handshake(&app, &mut socket, connection.pin.is_some()).await {
         Ok(session) => session,
         Err(reason) => {
             tracing::info!(%peer, %reason, "{HELLO_LOG}");
             return;
         }
     };
+    connection.place.is_no_stranger();
     let standing = Arc::clone(&session.standing);
     let (agent, name, epoch) = (session.agent_seq, session.name.clone(), standing.epoch);
     match ready(&app, &mut socket, &session).await {
@@ -54,6 +55,10 @@ async fn converse(app: &Arc<App>, socket: Socket, session: Session) {
     let standing = Arc::clone(&session.standing);
     let agent = session.agent_seq;
     app.presence.begin(agent, &standing);
+    // Authorities that changed while it was on its way here ended only the sessions that stood.
+    if session.pin.is_some() && session.pin != app.tls.as_ref().map(|tls| tls.authorities.newest()) {
+        standing.end(CloseReason::AuthorityChanged);
+    }
     let (sink, stream) = socket.split();
     let (notes, noted) = mpsc::channel(NOTES_MAX);
     let (ended, writer_ended) = oneshot::channel();

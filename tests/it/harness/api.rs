@@ -3,6 +3,8 @@
 use super::eventually::eventually;
 use hyper::{HeaderMap, Method, StatusCode};
 use postrider::http_client::{HttpClient, HttpClientError, ServerUrl};
+use postrider::protocol::login::LoginString;
+use postrider::tls::Trust;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::time::Duration;
@@ -14,7 +16,7 @@ pub const ENDS: &[&str] =
 /// A client with a token.
 #[derive(Clone)]
 pub struct Api {
-    /// Where the server is.
+    /// Where the server is; with TLS its login string.
     pub url: String,
     /// Whom it takes us for.
     pub token: String,
@@ -71,8 +73,12 @@ impl Api {
         headers: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<Reply, HttpClientError> {
-        let url = ServerUrl::parse(&self.url).unwrap();
-        let mut client = HttpClient::connect(&url).await?;
+        let (url, pins) = match LoginString::decode(&self.url).unwrap() {
+            Some(login) => (login.url, login.pins),
+            None => (self.url.clone(), Vec::new()),
+        };
+        let url = ServerUrl::parse(&url).unwrap();
+        let mut client = HttpClient::connect(&url, &Trust::new(&pins)).await?;
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let patience = Duration::from_secs(300);
         let answer = client.send(method, path, headers, body.into(), patience, 64 << 20).await?;

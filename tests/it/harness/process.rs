@@ -3,6 +3,8 @@
 use super::api::Api;
 use super::eventually::eventually;
 use super::server::owner_token;
+use postrider::protocol::ids::ServerId;
+use postrider::protocol::login::LoginString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -87,6 +89,13 @@ impl Drop for Process {
     }
 }
 
+/// The address of a server, or its login string where it has pins.
+pub fn known_by(url: String, data: &Path) -> String {
+    let Ok(pins) = std::fs::read_to_string(data.join("pins")) else { return url };
+    let pins = pins.lines().map(|pin| pin.parse().unwrap()).collect();
+    LoginString { url, server_id: ServerId::new(), pins }.encode()
+}
+
 /// A server as a process.
 pub struct ServerProcess {
     /// The process.
@@ -116,7 +125,7 @@ impl ServerProcess {
             std::fs::read_to_string(data.join("listen")).ok().map(|url| url.trim().to_owned())
         })
         .await;
-        Self { process, api: Api { url, token: owner_token(data) } }
+        Self { process, api: Api { url: known_by(url, data), token: owner_token(data) } }
     }
 
     /// The port it listens on.

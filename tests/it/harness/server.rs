@@ -1,6 +1,7 @@
 //! A server in this process: its clock and its limits can be moved.
 
 use super::api::Api;
+use super::process::known_by;
 use postrider::clock::Clock;
 use postrider::server::serve::{Running, ServeConfig, ServeError, start};
 use std::path::Path;
@@ -35,7 +36,7 @@ impl TestServer {
         change(&mut config);
         let clock = Clock::system();
         let running = start(config, clock.clone()).await?;
-        let api = Api { url: running.url.clone(), token: owner_token(data.path()) };
+        let api = Api { url: known_by(running.url.clone(), data.path()), token: owner_token(data.path()) };
         Ok(Self { running, clock, api, data })
     }
 

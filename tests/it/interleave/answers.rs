@@ -144,7 +144,7 @@ fn held(world: &mut World) -> Report {
         journal: Vec::new(),
     };
     let epoch = world.write(begin).unwrap().epoch;
-    world.write(Ready { agent_seq, epoch }).unwrap();
+    world.write(Ready { agent_seq, epoch, pin: None }).unwrap();
     let claimed = world.write(Claim { agent_seq, epoch, window: 1, in_flight: HashSet::new() }).unwrap();
     Report { agent_seq, epoch, delivery: claimed.rows[0].id }
 }

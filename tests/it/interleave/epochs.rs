@@ -70,7 +70,7 @@ fn begin(world: &World, journal: Vec<JournalEntry>) -> BeginSession {
 
 fn ready(world: &mut World, epoch: u64) {
     let agent_seq = world.enrolled[AGENT].seq;
-    world.write(Ready { agent_seq, epoch }).unwrap();
+    world.write(Ready { agent_seq, epoch, pin: None }).unwrap();
     (world.enrolled[AGENT].epoch, world.enrolled[AGENT].ready_epoch) = (epoch, epoch);
 }
 

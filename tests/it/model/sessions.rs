@@ -129,7 +129,7 @@ impl World {
         let (agent_seq, epoch) = (self.enrolled[agent].seq, link.epoch.unwrap());
         let report = |delivery| Report { agent_seq, epoch, delivery };
         let answer = match &frame {
-            ToServer::Ready => self.write(Ready { agent_seq, epoch }).map(|()| Progress::Done),
+            ToServer::Ready => self.write(Ready { agent_seq, epoch, pin: None }).map(|()| Progress::Done),
             ToServer::Accepted(delivery) => self.write(Accept(report(*delivery))),
             ToServer::Started(delivery) => self.write(Start(report(*delivery))),
             ToServer::Output(delivery, offset, length) => {
