@@ -53,6 +53,7 @@ CREATE TABLE agents (
     tags        TEXT NOT NULL CHECK (json_type(tags) = 'object'),     -- key to value
     join_seq    INTEGER NOT NULL REFERENCES joins (seq), -- what it enrolled with
     enrolled_ms INTEGER NOT NULL,
+    enrolled_from TEXT,                                 -- the address that it enrolled from; NULL: not known
     approved_ms INTEGER,                                -- NULL: pending; it is given nothing
     revoked_ms  INTEGER,                                -- NULL: not revoked
     epoch       INTEGER NOT NULL DEFAULT 0,             -- of the latest session; only grows

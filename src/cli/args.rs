@@ -58,7 +58,7 @@ pub enum Verb {
     Output(output::OutputArgs),
     /// Cancel a command
     Cancel(cancel::CancelArgs),
-    /// List, show and revoke agents
+    /// List, show, approve and revoke agents
     Agents(agents::AgentsArgs),
     /// Make, list and revoke operators' tokens
     Tokens(tokens::TokensArgs),

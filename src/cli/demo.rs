@@ -109,7 +109,7 @@ async fn play(site: &mut Site, args: &DemoArgs, request: &SubmitRequest) -> Resu
     out::note("starting the server …");
     let client = site.start_server().await?;
     out::note(&format!("  {}  (data in {})", client.url(), site.data().display()));
-    let join = JoinRequest { uses: Some(args.agents), expires_s: Some(JOIN_SECS), server_url: None };
+    let join = JoinRequest { uses: Some(args.agents), expires_s: Some(JOIN_SECS), ..JoinRequest::default() };
     let join: JoinResponse = client.post("/api/join", &join, None, About::Joins).await?;
     let join = join.join.ok_or_else(|| CliError::Demo("the server showed no join string".to_owned()))?;
     out::note(&format!("starting {} …", counted(args.agents)));

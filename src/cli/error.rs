@@ -2,7 +2,7 @@
 //!
 //! The one place where errors become exit codes. An error carries its cure, where there is one.
 
-use super::text::clean;
+use super::text::{clean, tags_line};
 use crate::http_client::HttpClientError;
 use crate::protocol::http::Problem;
 use std::io;
@@ -157,8 +157,9 @@ impl CliError {
             .candidates
             .iter()
             .map(|candidate| {
-                let tags: Vec<_> = candidate.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                clean(format!("{}  {}  {}", candidate.id, candidate.name, tags.join(" ")).trim_end())
+                let pending = if candidate.pending { "  pending" } else { "" };
+                let tags = tags_line(&candidate.tags);
+                clean(format!("{}  {}{pending}  {tags}", candidate.id, candidate.name).trim_end())
             })
             .collect()
     }

@@ -75,7 +75,7 @@ pub mod tests {
     use super::*;
     use crate::protocol::close::CloseReason;
     use crate::protocol::http::LastClose;
-    use crate::protocol::ids::{AgentId, DeliveryId};
+    use crate::protocol::ids::{AgentId, DeliveryId, JoinId};
 
     /// A delivery without a past.
     pub fn delivery(name: &str, state: State) -> DeliveryResponse {
@@ -98,6 +98,8 @@ pub mod tests {
             tags: Default::default(),
             facts: None,
             enrolled_ms: 0,
+            enrolled_from: None,
+            join_id: JoinId::new(),
             version: None,
             os: None,
         }

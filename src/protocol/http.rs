@@ -3,7 +3,7 @@
 //! Requests refuse unknown fields. Responses may grow; readers ignore what they do not know.
 
 use super::close::CloseReason;
-use super::ids::{AgentId, CommandId, DeliveryId, ServerId};
+use super::ids::{AgentId, CommandId, DeliveryId, JoinId, ServerId};
 use super::name::Tags;
 use super::outcome::StreamSummary;
 use super::output::Stream;
@@ -239,6 +239,11 @@ pub struct AgentResponse {
     pub facts: Option<serde_json::Value>,
     /// When it enrolled.
     pub enrolled_ms: i64,
+    /// From which address; null: not known.
+    #[serde(default)]
+    pub enrolled_from: Option<String>,
+    /// With which join string.
+    pub join_id: JoinId,
     /// Its version, as of its latest connection.
     pub version: Option<String>,
     /// Its operating system, as of its latest connection.
@@ -345,6 +350,9 @@ pub struct Candidate {
     pub name: String,
     /// Its tags.
     pub tags: Tags,
+    /// It waits for approval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// `GET /healthz` and `GET /readyz`.

@@ -6,6 +6,8 @@ use super::error::ApiError;
 use crate::http_client::ServerUrl;
 use crate::protocol::access::{JoinRequest, JoinsResponse, Role};
 use crate::protocol::join::JoinString;
+use crate::protocol::name::{Tags, check_tags};
+use crate::protocol::scope::SITE;
 use crate::secret::Secret;
 use crate::store::joins::{CreateJoin, RevokeJoin};
 use hyper::StatusCode;
@@ -47,12 +49,26 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
         None => call.app.url.clone(),
         Some(url) => ServerUrl::parse(&url).map_err(|error| ApiError::field("server_url", error))?.to_string(),
     };
+    let tags = tags(request.tags, request.site)?;
     let store = &call.app.store;
     let secret = Secret::generate("");
-    let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms: store.clock.now_ms() + life_ms };
+    let expires_ms = store.clock.now_ms() + life_ms;
+    let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms, tags, approve: request.approve };
     let mut made = store.try_write(operation).await?;
     made.join = Some(JoinString { url, server_id: store.server_id, secret }.encode());
     json(StatusCode::CREATED, &made)
+}
+
+/// The tags of a join string's agents: `site` is short for the tag of that name.
+fn tags(mut tags: Tags, site: Option<String>) -> Result<Tags, ApiError> {
+    if let Some(site) = site
+        && let Some(other) = tags.insert(SITE.to_owned(), site.clone())
+        && other != site
+    {
+        return Err(ApiError::field("site", format!("is {site:?}, and the tag site is {other:?}: give one of them")));
+    }
+    check_tags(&tags).map_err(|error| ApiError::field("tags", error))?;
+    Ok(tags)
 }
 
 /// `GET /api/join`.
@@ -60,9 +76,9 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403.
 pub async fn list(call: Call) -> Result<Response, ApiError> {
-    call.authorize(Role::Owner).await?;
+    let actor = call.authorize(Role::Owner).await?;
     call.query(&[])?;
-    json(StatusCode::OK, &JoinsResponse { joins: call.app.store.joins().await? })
+    json(StatusCode::OK, &JoinsResponse { joins: call.app.store.joins(actor.scope).await? })
 }
 
 /// `DELETE /api/join/{id}`.

@@ -28,6 +28,7 @@ enum Resource {
     Agents,
     Agent(String),
     AgentCommand(String),
+    AgentApprove(String),
     Joins,
     Join(String),
     Enroll,
@@ -53,6 +54,7 @@ impl Resource {
             Self::Agents => "/api/agents",
             Self::Agent(_) => "/api/agents/{agent}",
             Self::AgentCommand(_) => "/api/agents/{agent}/command",
+            Self::AgentApprove(_) => "/api/agents/{agent}/approve",
             Self::Joins => "/api/join",
             Self::Join(_) => "/api/join/{id}",
             Self::Enroll => "/api/enroll",
@@ -82,6 +84,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Agent(key), "GET") => agents::show(call, key).await,
         (R::Agent(key), "DELETE") => agents::revoke(call, key).await,
         (R::AgentCommand(key), "POST") => submit::to_one(call, key).await,
+        (R::AgentApprove(key), "POST") => agents::approve(call, key).await,
         (R::Joins, "GET") => joins::list(call).await,
         (R::Joins, "POST") => joins::create(call).await,
         (R::Join(id), "DELETE") => joins::revoke(call, &id).await,
@@ -98,7 +101,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Commands | R::Joins | R::Tokens, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
         (R::Join(_) | R::Token(_), _) => Err(ApiError::method("DELETE")),
-        (R::CommandCancel(_) | R::AgentCommand(_) | R::Enroll, _) => Err(ApiError::method("POST")),
+        (R::CommandCancel(_) | R::AgentCommand(_) | R::AgentApprove(_) | R::Enroll, _) => Err(ApiError::method("POST")),
         (
             R::Command(_)
             | R::CommandOutput(_)
@@ -138,6 +141,8 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .or(path!("api" / "agents" / String).map(with(Resource::Agent)))
         .unify()
         .or(path!("api" / "agents" / String / "command").map(with(Resource::AgentCommand)))
+        .unify()
+        .or(path!("api" / "agents" / String / "approve").map(with(Resource::AgentApprove)))
         .unify()
         .or(path!("agent" / "ws").map(|| Resource::AgentSocket))
         .unify()

@@ -211,7 +211,7 @@ impl Selector {
                 let mut met = BTreeSet::new();
                 let mut targets = Vec::with_capacity(keys.len());
                 for key in keys {
-                    let found = find_agent(apply.conn, key, scope)?;
+                    let found = find_one(apply.conn, key, scope, Prefer::Approved)?;
                     if found.pending {
                         return Err(StoreError::Conflict(format!(
                             "{} waits for approval: `postrider agents approve {}` lets it in",
@@ -230,11 +230,30 @@ impl Selector {
     }
 }
 
+/// Whom a name means when several agents have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefer {
+    /// Nobody: it is ambiguous.
+    Nobody,
+    /// Those that do not wait for approval: a stranger who enrolls with a name that is taken makes it mean nobody else.
+    Approved,
+    /// Those that wait for approval.
+    Pending,
+}
+
 /// Finds the one agent, not revoked, with this id or name. Outside the scope there are none.
 ///
 /// # Errors
 /// `NotFound`, `Ambiguous`; SQLite's.
 pub fn find_agent(conn: &rusqlite::Connection, key: &str, scope: &Scope) -> Result<Target, StoreError> {
+    find_one(conn, key, scope, Prefer::Nobody)
+}
+
+/// The same; of several that have the name, those are meant that `prefer` says, if there are such.
+///
+/// # Errors
+/// `NotFound`, `Ambiguous`; SQLite's.
+pub fn find_one(conn: &rusqlite::Connection, key: &str, scope: &Scope, prefer: Prefer) -> Result<Target, StoreError> {
     const BY_ID: &str = concat!(
         "SELECT seq, id, name, approved_ms IS NULL FROM agents WHERE id = ?1 AND revoked_ms IS NULL AND ",
         in_scope!("agents.tags", "?2")
@@ -251,6 +270,10 @@ pub fn find_agent(conn: &rusqlite::Connection, key: &str, scope: &Scope) -> Resu
     }
     let mut found: Vec<Target> =
         conn.prepare_cached(BY_NAME)?.query_map((key, scope), target)?.collect::<Result<_, _>>()?;
+    let preferred = |agent: &Target| prefer != Prefer::Nobody && agent.pending == (prefer == Prefer::Pending);
+    if found.iter().any(preferred) {
+        found.retain(preferred);
+    }
     match found.len() {
         0 => Err(not_found()),
         1 => Ok(found.remove(0)),
@@ -267,7 +290,7 @@ fn candidates(conn: &rusqlite::Connection, found: &[Target]) -> Result<Vec<Candi
     for agent in found.iter().take(CANDIDATES_MAX) {
         let tags: String = conn.prepare_cached(SQL)?.query_row([agent.seq], |row| row.get(0))?;
         let tags = serde_json::from_str(&tags).unwrap_or_default();
-        candidates.push(Candidate { id: agent.id, name: agent.name.clone(), tags });
+        candidates.push(Candidate { id: agent.id, name: agent.name.clone(), tags, pending: agent.pending });
     }
     Ok(candidates)
 }

@@ -1,6 +1,6 @@
 //! Commands as people read them: one with everything that happened, lists, and what is new since a cursor.
 
-use super::enqueue::{find_agent, in_scope};
+use super::enqueue::{Prefer, find_one, in_scope};
 use super::error::StoreError;
 use super::handle::Store;
 use super::transition::state_column;
@@ -298,7 +298,7 @@ fn find_agent_ever(conn: &Connection, key: &str, scope: &Scope) -> Result<i64, S
     {
         return Ok(seq);
     }
-    find_agent(conn, key, scope).map(|agent| agent.seq)
+    find_one(conn, key, scope, Prefer::Approved).map(|agent| agent.seq)
 }
 
 fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor, scope: &str) -> Result<Events, StoreError> {

@@ -3,7 +3,7 @@
 //! They are an enum and not closures over a connection, so that a group can be applied again after a failure and
 //! another engine could apply the same group. Each operation is a struct in its own file with one `apply`.
 
-use super::agents::{RevokeAgent, StoreFacts};
+use super::agents::{ApproveAgent, RevokeAgent, StoreFacts};
 use super::cancel::{Cancel, Cancelled};
 use super::commit::Touched;
 use super::enqueue::{Enqueue, Enqueued};
@@ -108,6 +108,8 @@ operations! {
     RevokeJoin => (),
     /// An agent enrolls.
     Enroll => Enrolled,
+    /// An agent that waits is let in.
+    ApproveAgent => AgentResponse,
     /// An agent is revoked.
     RevokeAgent => AgentResponse,
     /// A token is made.

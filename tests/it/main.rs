@@ -36,6 +36,7 @@ mod late_frames;
 mod links;
 mod lost_frames;
 mod model;
+mod pending;
 mod proxy;
 mod quota;
 mod random_cuts;

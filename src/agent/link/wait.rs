@@ -20,6 +20,11 @@ pub const BACKOFF_AFTER_WELCOME: Duration = Duration::from_secs(4);
 const HOPELESS_WAIT: Duration = Duration::from_secs(60);
 /// Least wait after another process took our identity: two such processes must not throw each other out in a spin.
 pub const SUPERSEDED_WAIT: Duration = Duration::from_secs(10);
+/// Least wait before asking again whether somebody has approved us, and the ceiling of what is drawn on top: a person
+/// who has just done it should see it soon, and a few thousand who wait must not keep a server busy.
+const PENDING_WAIT: Duration = Duration::from_secs(10);
+/// See [`PENDING_WAIT`].
+pub const BACKOFF_PENDING: Duration = Duration::from_secs(20);
 /// Longest wait that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -80,6 +85,11 @@ impl Leave {
         matches!(self, Leave::Broken(_) | Leave::Closed { reason: CloseReason::Draining, .. })
     }
 
+    /// Whether the server waits for somebody to approve us.
+    pub fn is_pending(&self) -> bool {
+        matches!(self, Leave::Closed { reason: CloseReason::Pending, .. })
+    }
+
     /// The least wait before the next try.
     pub fn at_least(&self) -> Option<Duration> {
         match self {
@@ -87,6 +97,7 @@ impl Leave {
             Leave::OtherServer { .. } => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Revoked | CloseReason::Unauthorized, .. } => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Superseded, .. } => Some(SUPERSEDED_WAIT),
+            Leave::Closed { reason: CloseReason::Pending, .. } => Some(PENDING_WAIT),
             Leave::Left { reason: CloseReason::AgentStorage, .. } => Some(SUPERSEDED_WAIT),
             _ => None,
         }

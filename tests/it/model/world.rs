@@ -6,6 +6,7 @@ use super::steps::Step;
 use postrider::clock::Clock;
 use postrider::protocol::access::Role;
 use postrider::protocol::ids::{AgentId, CommandId};
+use postrider::protocol::name::Tags;
 use postrider::protocol::scope::Scope;
 use postrider::protocol::spec::Spec;
 use postrider::protocol::state::State;
@@ -141,7 +142,15 @@ impl World {
             expires_ms: None,
         })
         .unwrap();
-        self.write(CreateJoin { actor, hash: [8; 32], uses_max: 9, expires_ms: i64::MAX }).unwrap();
+        self.write(CreateJoin {
+            actor,
+            hash: [8; 32],
+            uses_max: 9,
+            expires_ms: i64::MAX,
+            tags: Tags::new(),
+            approve: false,
+        })
+        .unwrap();
         for number in 0..AGENTS {
             let (name, public_key) = (format!("agent-{number}").parse().unwrap(), [u8::try_from(number).unwrap(); 32]);
             let enroll = Enroll { peer: None, secret_hash: [8; 32], public_key, name, tags: BTreeMap::new() };
