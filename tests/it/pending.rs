@@ -43,6 +43,10 @@ async fn refused_hello(api: &Api, identity: &Identity) -> Option<u16> {
     close_code(&mut socket).await
 }
 
+async fn submit(api: &Api, targets: Value) -> Reply {
+    api.call("POST", "/api/commands", json!({ "command": "true", "targets": targets })).await
+}
+
 async fn audited(api: &TestServer, action: &str) -> i64 {
     let conn = rusqlite::Connection::open(api.data.path().join("postrider.db")).unwrap();
     conn.query_row("SELECT count(*) FROM audit WHERE action = ?1", [action], |row| row.get(0)).unwrap()
@@ -141,14 +145,13 @@ async fn a_pending_agent_is_given_nothing_until_somebody_approves_it() {
     let shown = api.get("/api/agents/web-2").await;
     assert_eq!((&shown["pending"], &shown["online"], &shown["epoch"]), (&json!(true), &json!(false), &json!(0)));
     assert!(shown["connected_ms"].is_null() && shown["last_close"].is_null(), "no session began: {shown}");
-    let submit = |targets: Value| {
-        let api = api.clone();
-        async move { api.call("POST", "/api/commands", json!({ "command": "true", "targets": targets })).await }
-    };
-    let named = submit(json!({ "agents": ["web-2"] })).await;
+    let named = submit(&api, json!({ "agents": ["web-2"] })).await;
     assert_eq!(named.problem(), (409, "conflict".to_owned()));
     assert!(named.json()["detail"].as_str().unwrap().contains("postrider agents approve"), "{:?}", named.json());
-    assert_eq!(submit(json!({ "tags": { "site": "berlin" } })).await.problem(), (422, "invalid_field".to_owned()));
+    assert_eq!(
+        submit(&api, json!({ "tags": { "site": "berlin" } })).await.problem(),
+        (422, "invalid_field".to_owned())
+    );
 
     // A restart changes nothing about it; the approval does, once.
     server = server.restart().await;
@@ -167,7 +170,7 @@ async fn a_pending_agent_is_given_nothing_until_somebody_approves_it() {
     assert_eq!(audited(&server, "agent.approve").await, 1);
     let mut agent = RawAgent::connect(&api, &second).await;
     assert_eq!(agent.epoch(), 1);
-    let command = submit(json!({ "tags": { "site": "berlin" } })).await.json();
+    let command = submit(&api, json!({ "tags": { "site": "berlin" } })).await.json();
     assert_eq!(command["deliveries"].as_array().unwrap().len(), 1, "web-1 still waits: {command}");
     let (delivery, _) = agent.dispatched().await;
     agent.complete(delivery).await;
