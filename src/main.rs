@@ -8,6 +8,7 @@ use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::interrupt::Interrupts;
 use postrider::secret::Secret;
 use postrider::server::serve::ServeConfig;
+use postrider::store::brake::Brake;
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         listen: args.listen,
         public_url: args.public_url,
         behind_proxy: args.behind_proxy,
+        brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
         ..ServeConfig::new(data)
     };
     Ok(postrider::server::serve::serve(config, stop).await?)

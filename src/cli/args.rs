@@ -1,6 +1,7 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
-use super::{agents, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
+use super::{agents, approve, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
+use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -56,6 +57,8 @@ pub enum Verb {
     Show(show::ShowArgs),
     /// Print a command's output
     Output(output::OutputArgs),
+    /// Approve a command that waits for a second person
+    Approve(approve::ApproveArgs),
     /// Cancel a command
     Cancel(cancel::CancelArgs),
     /// List, show, approve and revoke agents
@@ -108,6 +111,12 @@ pub struct ServeArgs {
     /// HTTP
     #[arg(long)]
     pub behind_proxy: bool,
+    /// A technician's command to more agents than this wants their number confirmed; one to all always does
+    #[arg(long, value_name = "N", default_value_t = CONFIRM_ABOVE)]
+    pub confirm_above: u64,
+    /// A command to more agents than this waits until a second person approves it [default: never]
+    #[arg(long, value_name = "N")]
+    pub approve_above: Option<u64>,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

@@ -7,6 +7,7 @@ use crate::protocol::frame::WINDOW_DEFAULT;
 use crate::protocol::ids::AgentId;
 use crate::seal::SealKey;
 use crate::secret::random;
+use crate::store::brake::Brake;
 use crate::store::handle::Store;
 use crate::tasks::Tasks;
 use base64::Engine as _;
@@ -70,6 +71,8 @@ pub struct App {
     pub url: String,
     /// Whether health and metrics are open to loopback: not behind a proxy, where everybody is loopback.
     pub open_on_loopback: bool,
+    /// Above which numbers of agents a submission is not just taken.
+    pub brake: Brake,
     /// For small secrets that the database keeps for a while.
     pub seal: SealKey,
     fetch_key: hmac::Key,
@@ -77,6 +80,7 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
+    #[allow(clippy::too_many_arguments)] // They are its parts.
     pub fn new(
         store: Store,
         metrics: Arc<Metrics>,
@@ -84,6 +88,7 @@ impl App {
         keepalive: Keepalive,
         url: String,
         open_on_loopback: bool,
+        brake: Brake,
         seal: SealKey,
     ) -> Self {
         Self {
@@ -96,6 +101,7 @@ impl App {
             keepalive,
             url,
             open_on_loopback,
+            brake,
             seal,
             fetch_key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
         }

@@ -21,6 +21,7 @@ pub struct ApiError {
     detail: String,
     field: Option<String>,
     candidates: Vec<Candidate>,
+    count: Option<u64>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     /// For the log.
@@ -37,6 +38,7 @@ impl ApiError {
             detail: plain(detail.as_ref(), PLAIN_CHARS_MAX),
             field: None,
             candidates: Vec::new(),
+            count: None,
             retry_after: None,
             allow: None,
             internal: None,
@@ -92,6 +94,7 @@ impl ApiError {
             request_id: request_id.to_string(),
             field: self.field.clone(),
             candidates: self.candidates.clone(),
+            count: self.count,
         }
     }
 
@@ -143,6 +146,11 @@ impl From<StoreError> for ApiError {
                 Self { candidates, ..Self::new(StatusCode::CONFLICT, "ambiguous_name", format!("{detail}; use an id")) }
             }
             StoreError::NoTargets => Self::field("targets", "no agent matches"),
+            StoreError::ConfirmNeeded { count, candidates, .. } => {
+                let count = Some(count);
+                Self { candidates, count, ..Self::new(StatusCode::CONFLICT, "confirm_needed", detail) }
+            }
+            StoreError::SamePerson { .. } => Self::new(StatusCode::FORBIDDEN, "same_person", detail),
             StoreError::KeyReused => Self::new(
                 StatusCode::CONFLICT,
                 "idempotency_key_reused",

@@ -24,6 +24,7 @@ enum Resource {
     Command(String),
     CommandOutput(String),
     CommandEvents(String),
+    CommandApprove(String),
     CommandCancel(String),
     Agents,
     Agent(String),
@@ -50,6 +51,7 @@ impl Resource {
             Self::Command(_) => "/api/commands/{id}",
             Self::CommandOutput(_) => "/api/commands/{id}/output",
             Self::CommandEvents(_) => "/api/commands/{id}/events",
+            Self::CommandApprove(_) => "/api/commands/{id}/approve",
             Self::CommandCancel(_) => "/api/commands/{id}/cancel",
             Self::Agents => "/api/agents",
             Self::Agent(_) => "/api/agents/{agent}",
@@ -79,6 +81,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Command(id), "GET") => commands::show(call, &id).await,
         (R::CommandOutput(id), "GET") => commands::output(call, &id).await,
         (R::CommandEvents(id), "GET") => events::stream(call, &id).await,
+        (R::CommandApprove(id), "POST") => commands::approve(call, &id).await,
         (R::CommandCancel(id), "POST") => commands::cancel(call, &id).await,
         (R::Agents, "GET") => agents::list(call).await,
         (R::Agent(key), "GET") => agents::show(call, key).await,
@@ -101,7 +104,9 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Commands | R::Joins | R::Tokens, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
         (R::Join(_) | R::Token(_), _) => Err(ApiError::method("DELETE")),
-        (R::CommandCancel(_) | R::AgentCommand(_) | R::AgentApprove(_) | R::Enroll, _) => Err(ApiError::method("POST")),
+        (R::CommandApprove(_) | R::CommandCancel(_) | R::AgentCommand(_) | R::AgentApprove(_) | R::Enroll, _) => {
+            Err(ApiError::method("POST"))
+        }
         (
             R::Command(_)
             | R::CommandOutput(_)
@@ -132,6 +137,8 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .or(path!("api" / "commands" / String / "output").map(with(Resource::CommandOutput)))
         .unify()
         .or(path!("api" / "commands" / String / "events").map(with(Resource::CommandEvents)))
+        .unify()
+        .or(path!("api" / "commands" / String / "approve").map(with(Resource::CommandApprove)))
         .unify()
         .or(path!("api" / "commands" / String / "cancel").map(with(Resource::CommandCancel)))
         .unify()

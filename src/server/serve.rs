@@ -10,6 +10,7 @@ use crate::protocol::access::Role;
 use crate::protocol::scope::Scope;
 use crate::secret::Secret;
 use crate::store::audit::Actor;
+use crate::store::brake::Brake;
 use crate::store::disk::DiskLimits;
 use crate::store::error::StoreError;
 use crate::store::handle::{OpenError, Store, StoreThread};
@@ -46,6 +47,8 @@ pub struct ServeConfig {
     pub disk: DiskLimits,
     /// How much history is kept.
     pub retain: Retain,
+    /// Above which numbers of agents a submission is not just taken.
+    pub brake: Brake,
 }
 
 impl ServeConfig {
@@ -59,6 +62,7 @@ impl ServeConfig {
             keepalive: Keepalive::default(),
             disk: DiskLimits::default(),
             retain: Retain { history_ms_max: HISTORY_MS_MAX, history_bytes_max: HISTORY_BYTES_MAX },
+            brake: Brake::default(),
         }
     }
 }
@@ -128,8 +132,16 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     folder.write(LISTEN_FILE, &format!("{url}\n"))?;
     let tasks = Tasks::default();
     let join_url = public_url.map_or_else(|| url.clone(), |url| url.to_string());
-    let app =
-        App::new(store, metrics, tasks.clone(), config.keepalive, join_url, !config.behind_proxy, folder.seal_key()?);
+    let app = App::new(
+        store,
+        metrics,
+        tasks.clone(),
+        config.keepalive,
+        join_url,
+        !config.behind_proxy,
+        config.brake,
+        folder.seal_key()?,
+    );
     let app = Arc::new(app);
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));

@@ -27,7 +27,7 @@ pub struct AgentRow {
 // The outbox count is one look into deliveries_outbox an agent.
 const SELECT: &str = "SELECT seq, id, name, epoch, connected_ms, proven_ms, close_reason, closed_ms, tags, facts, \
      enrolled_ms, version, os, \
-     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued'), clash_ms, \
+     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued' AND d.held = 0), clash_ms, \
      approved_ms IS NULL, enrolled_from, (SELECT id FROM joins WHERE joins.seq = agents.join_seq) FROM agents";
 
 fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
@@ -142,12 +142,12 @@ impl Store {
         .await
     }
 
-    /// How many deliveries wait in the outbox.
+    /// How many deliveries wait in the outbox, without those on hold.
     ///
     /// # Errors
     /// SQLite's.
     pub async fn outbox_size(&self) -> Result<u64, StoreError> {
-        const SQL: &str = "SELECT count(*) FROM deliveries WHERE state = 'queued'"; // deliveries_outbox
+        const SQL: &str = "SELECT count(*) FROM deliveries WHERE state = 'queued' AND held = 0"; // deliveries_outbox
         self.read(|conn| Ok(conn.prepare_cached(SQL)?.query_row([], |row| row.get(0))?)).await
     }
 }

@@ -4,6 +4,7 @@
 //! another engine could apply the same group. Each operation is a struct in its own file with one `apply`.
 
 use super::agents::{ApproveAgent, RevokeAgent, StoreFacts};
+use super::approval::ApproveCommand;
 use super::cancel::{Cancel, Cancelled};
 use super::commit::Touched;
 use super::enqueue::{Enqueue, Enqueued};
@@ -18,7 +19,7 @@ use super::retain::Retain;
 use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use crate::protocol::access::{JoinResponse, TokenResponse};
-use crate::protocol::http::AgentResponse;
+use crate::protocol::http::{AgentResponse, CommandResponse};
 use rusqlite::Connection;
 
 /// What an operation works with.
@@ -78,6 +79,8 @@ macro_rules! operations {
 operations! {
     /// A submission.
     Enqueue => Enqueued,
+    /// A second person approves a held command.
+    ApproveCommand => CommandResponse,
     /// A request to cancel.
     Cancel => Cancelled,
     /// An agent authenticated.
