@@ -119,7 +119,7 @@ impl Follower<'_> {
         let (client, id) = (self.client, self.command.id);
         let mut look_at = Instant::now() + QUIET;
         if self.command.awaits_approval() && !self.show.json {
-            self.say(waiting::approval(id));
+            self.say(&waiting::approval(id));
         }
         loop {
             let step = tokio::select! {
@@ -247,7 +247,7 @@ impl Follower<'_> {
             return;
         }
         if waiting.iter().all(|delivery| delivery.held) {
-            return self.say(waiting::approval(self.command.id));
+            return self.say(&waiting::approval(self.command.id));
         }
         let now_ms = self.clock.now_ms();
         let sentence = |delivery: &&DeliveryResponse| {
@@ -262,11 +262,11 @@ impl Follower<'_> {
             self.printer.status(&text);
             return;
         }
-        self.say(format!("waiting for {text}"));
+        self.say(&format!("waiting for {text}"));
     }
 
     /// Says it in a line of its own, if it was not said last.
-    fn say(&mut self, text: String) {
+    fn say(&mut self, text: &str) {
         // The part that counts down would make each line a new one.
         let gist = text.split(';').next().unwrap_or_default().to_owned();
         if self.said.as_ref() != Some(&gist) {

@@ -288,12 +288,11 @@ async fn two_people_a_kill_between_them_and_two_real_agents() {
     assert!(agents[0].told().is_empty(), "nobody has run it");
 
     // Somebody follows it from before the approval to the end.
-    let follow = tokio::spawn(run_with(verb(&data, &["output", &command, "--follow"]), b""));
+    let mut follower = Process::spawn(verb(&data, &["output", &command, "--follow"]), folder.path().join("log"));
     let approved = run_with(by(&data, &second, &["approve", &command]), b"").await;
     assert_eq!(approved.code, Some(0), "{approved:?}");
     assert!(approved.out().starts_with("approved, for 2 agents, submitted by first: echo ran"), "{approved:?}");
-    let followed = follow.await.unwrap();
-    assert_eq!(followed.code, Some(0), "{followed:?}");
+    assert_eq!(follower.ended().await, Some(0), "{}", follower.printed());
     assert_eq!(agents[0].told(), ["ran", "ran"], "each once");
     let shown = good(&data, &["show", &command]).await.out();
     assert!(shown.contains("approval   by second"), "{shown}");

@@ -20,10 +20,9 @@ pub const BACKOFF_AFTER_WELCOME: Duration = Duration::from_secs(4);
 const HOPELESS_WAIT: Duration = Duration::from_secs(60);
 /// Least wait after another process took our identity: two such processes must not throw each other out in a spin.
 pub const SUPERSEDED_WAIT: Duration = Duration::from_secs(10);
-/// Least wait before asking again whether somebody has approved us, and the ceiling of what is drawn on top: a person
-/// who has just done it should see it soon, and a few thousand who wait must not keep a server busy.
+/// Least wait before asking again whether somebody has approved us: a person who has just done it should see it soon.
 const PENDING_WAIT: Duration = Duration::from_secs(10);
-/// See [`PENDING_WAIT`].
+/// Ceiling of what is drawn on top of that: a few thousand who wait must not keep a server busy.
 pub const BACKOFF_PENDING: Duration = Duration::from_secs(20);
 /// Longest wait that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
