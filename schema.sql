@@ -53,6 +53,7 @@ CREATE TABLE agents (
     tags        TEXT NOT NULL CHECK (json_type(tags) = 'object'),     -- key to value
     join_seq    INTEGER NOT NULL REFERENCES joins (seq), -- what it enrolled with
     enrolled_ms INTEGER NOT NULL,
+    enrolled_from TEXT,                                 -- the address that it enrolled from; NULL: not known
     approved_ms INTEGER,                                -- NULL: pending; it is given nothing
     revoked_ms  INTEGER,                                -- NULL: not revoked
     epoch       INTEGER NOT NULL DEFAULT 0,             -- of the latest session; only grows
@@ -82,13 +83,18 @@ CREATE TABLE commands (
     not_after_ms INTEGER NOT NULL,                      -- copied from the document
     output_bytes_max INTEGER NOT NULL CHECK (output_bytes_max >= 0), -- copied from the document; for each stream
     note        TEXT,                                   -- for people
+    approval    INTEGER NOT NULL DEFAULT 0 CHECK (approval IN (0, 1)), -- 1: a second person has to approve it
+    approved_by INTEGER REFERENCES tokens (seq),        -- NULL: nobody has
+    approved_ms INTEGER,
     idempotency_key TEXT,                               -- the client's; NULL: none given
-    idempotency_hash BLOB CHECK (idempotency_hash IS NULL OR length(idempotency_hash) = 32) -- SHA-256 of target and body
+    idempotency_hash BLOB CHECK (idempotency_hash IS NULL OR length(idempotency_hash) = 32), -- SHA-256 of target and body
+    CHECK ((approved_by IS NULL) = (approved_ms IS NULL)),
+    CHECK (approval = 1 OR approved_by IS NULL)
 ) STRICT;
 CREATE UNIQUE INDEX commands_idempotency ON commands (token_seq, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX commands_created ON commands (created_ms);
 
--- One command for one agent. The rows in state 'queued' are the outbox.
+-- One command for one agent. The rows in state 'queued' are the outbox; those of them on hold are given to nobody.
 CREATE TABLE deliveries (
     seq         INTEGER PRIMARY KEY,
     id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -98,6 +104,7 @@ CREATE TABLE deliveries (
                     'timed_out', 'cancelled', 'interrupted', 'expired', 'refused', 'lost')),
     attempt     INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0), -- dispatches so far; only grows
     in_doubt    INTEGER NOT NULL DEFAULT 0 CHECK (in_doubt IN (0, 1)), -- 1: dispatched, and no hello has told since whether it arrived
+    held        INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)), -- 1: on hold until a second person approves the command
     due_ms      INTEGER NOT NULL,                       -- when the reaper looks at it, while not terminal
     cancel_requested_ms INTEGER,                        -- somebody asked to cancel what the agent holds or may hold
     accepted_ms INTEGER,
@@ -114,6 +121,7 @@ CREATE TABLE deliveries (
     stderr_kept INTEGER NOT NULL DEFAULT 0,
     stderr_bytes INTEGER,
     UNIQUE (command_seq, agent_seq),
+    CHECK (held = 0 OR (state = 'queued' AND attempt = 0 AND in_doubt = 0)), -- what is on hold has never left
     CHECK (state <> 'queued' OR (accepted_ms IS NULL AND started_ms IS NULL)),
     CHECK (state <> 'accepted' OR (accepted_ms IS NOT NULL AND started_ms IS NULL)),
     CHECK (state <> 'running' OR (accepted_ms IS NOT NULL AND started_ms IS NOT NULL)),
@@ -122,8 +130,8 @@ CREATE TABLE deliveries (
     CHECK (exit_code IS NULL OR state NOT IN ('queued', 'accepted', 'running', 'expired', 'refused', 'lost'))
 ) STRICT;
 -- A writer's look at its outbox and at what its agent holds: their cost does not grow with history.
-CREATE INDEX deliveries_outbox ON deliveries (agent_seq, seq) WHERE state = 'queued';
-CREATE INDEX deliveries_held ON deliveries (agent_seq, seq) WHERE state IN ('accepted', 'running');
+CREATE INDEX deliveries_outbox ON deliveries (agent_seq, seq) WHERE state = 'queued' AND held = 0;
+CREATE INDEX deliveries_at_agent ON deliveries (agent_seq, seq) WHERE state IN ('accepted', 'running');
 -- The reaper's next row.
 CREATE INDEX deliveries_due ON deliveries (due_ms) WHERE state IN ('queued', 'accepted', 'running');
 -- History of one agent.
@@ -135,11 +143,11 @@ CREATE TABLE transitions (
     delivery_seq INTEGER NOT NULL REFERENCES deliveries (seq) ON DELETE CASCADE,
     at_ms       INTEGER NOT NULL,
     before      TEXT NOT NULL,                          -- the state until then; '' for the first row
-    event       TEXT NOT NULL,                          -- the state from then on, or 'dispatched' or 'cancel_requested'
+    event       TEXT NOT NULL,                          -- the state from then on, or 'approved', 'dispatched' or 'cancel_requested'
     epoch       INTEGER,                                -- the session concerned
     attempt     INTEGER,                                -- for 'dispatched'
     cause       TEXT,                                   -- who or what
-    CHECK (event IN ('dispatched', 'cancel_requested') OR before || '>' || event IN (
+    CHECK (event IN ('approved', 'dispatched', 'cancel_requested') OR before || '>' || event IN (
         '>queued',
         'queued>accepted', 'queued>expired', 'queued>cancelled', 'queued>lost',
         'accepted>running', 'accepted>cancelled', 'accepted>expired', 'accepted>refused', 'accepted>lost',

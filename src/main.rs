@@ -10,6 +10,7 @@ use postrider::secret::Secret;
 use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
+use postrider::store::brake::Brake;
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         behind_proxy: args.behind_proxy.map(|address| address.map_or(Proxy::Here, Proxy::At)),
         tls: args.tls,
         own_certificate: args.tls_cert.zip(args.tls_key).map(|(chain, key)| OwnCertificate { chain, key }),
+        brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
         ..ServeConfig::new(data)
     };
     Ok(postrider::server::serve::serve(config, stop).await?)

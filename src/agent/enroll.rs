@@ -175,5 +175,8 @@ fn settle(folder: &DataFolder, pending: &mut Credential, response: &EnrollRespon
     }
     pending.save(folder)?;
     info!("enrolled at {} as {} ({})", pending.url, pending.name, response.agent_id);
+    if response.pending {
+        info!("it waits for approval there: `postrider agents approve {}` lets it in", response.agent_id);
+    }
     Ok(())
 }

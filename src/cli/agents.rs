@@ -8,7 +8,7 @@ use super::error::{About, CliError};
 use super::look::Look;
 use super::out;
 use super::table::{self, Field, To};
-use super::text::clean;
+use super::text::{clean, tags_line};
 use super::time::moment;
 use super::waiting::offline;
 use crate::clock::Clock;
@@ -22,6 +22,9 @@ use clap::{Args, Subcommand};
 /// within seconds, if both are up.
 const CLASH_SHOWN_MS: i64 = 86_400_000;
 
+/// Agents that wait for approval of which a list tells where they come from.
+const PENDING_TOLD_MAX: usize = 20;
+
 /// `postrider agents`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Online means that a round trip to the agent was proven lately. With --json: one agent a line.
@@ -30,6 +33,7 @@ Examples:
   postrider agents
   postrider agents --tag site=berlin
   postrider agents show web-1
+  postrider agents approve web-1 web-2
   postrider agents revoke web-1")]
 pub struct AgentsArgs {
     /// Without one of these verbs: list the agents
@@ -53,6 +57,12 @@ pub enum AgentsVerb {
     Show {
         /// By name or id
         name: String,
+    },
+    /// Let agents in that wait for approval
+    Approve {
+        /// By name or id
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
     },
     /// Take an agent's right to connect; its waiting commands end as cancelled
     Revoke {
@@ -80,6 +90,17 @@ pub async fn run(args: AgentsArgs) -> Result<u8, CliError> {
                 out::line(&page(&agent, Clock::system().now_ms(), Look::stdout()))?;
             }
         }
+        Some(AgentsVerb::Approve { names }) => {
+            for name in names {
+                let path = format!("{}/approve", path(name));
+                let agent: AgentResponse = client.post(&path, &serde_json::json!({}), None, About::Agents).await?;
+                if args.json {
+                    out::json(&agent)?;
+                } else {
+                    out::note(&format!("{} is approved: it connects within half a minute", clean(&agent.name)));
+                }
+            }
+        }
         Some(AgentsVerb::Revoke { name }) => {
             client.delete(&path(name), About::Agents).await?;
             out::note(&format!("{} is revoked", clean(name)));
@@ -105,7 +126,18 @@ async fn list(client: &ApiClient, args: &AgentsArgs) -> Result<(), CliError> {
     let now_ms = Clock::system().now_ms();
     let rows = agents.iter().map(|agent| row(agent, now_ms)).collect();
     let headings = ["name", "state", "proven", "outbox", "os", "version", "tags", "last close"];
-    out::line(&table::draw(&headings, rows, To::Stdout))
+    out::line(&table::draw(&headings, rows, To::Stdout))?;
+    for agent in agents.iter().filter(|agent| agent.pending).take(PENDING_TOLD_MAX) {
+        let (name, asked) = (clean(&agent.name), enrolled(agent, now_ms));
+        out::note(&format!("{name} waits for approval, enrolled {asked}: postrider agents approve {}", agent.id));
+    }
+    Ok(())
+}
+
+/// "5 min ago from 192.0.2.7:51234 with join string 01a2…": what somebody needs who decides about an agent.
+fn enrolled(agent: &AgentResponse, now_ms: i64) -> String {
+    let from = agent.enrolled_from.as_ref().map(|from| format!(" from {}", clean(from))).unwrap_or_default();
+    format!("{}{from} with join string {}", ago(now_ms - agent.enrolled_ms), agent.join_id)
 }
 
 /// All agents that carry all of the tags, page by page.
@@ -133,7 +165,9 @@ pub async fn all(client: &ApiClient, tags: &[(String, String)]) -> Result<Vec<Ag
 fn row(agent: &AgentResponse, now_ms: i64) -> Vec<Field> {
     let proven = agent.proven_ms.map_or_else(|| "never".to_owned(), |ms| ago(now_ms - ms));
     let close = agent.last_close.map(|close| format!("{} {}", close.reason, ago(now_ms - close.at_ms)));
-    let state = if clashes(agent, now_ms) {
+    let state = if agent.pending {
+        Field::from("pending")
+    } else if clashes(agent, now_ms) {
         Field::from(if agent.online { "online, clash" } else { "offline, clash" })
     } else {
         Field::either(agent.online, "online", "offline")
@@ -145,7 +179,7 @@ fn row(agent: &AgentResponse, now_ms: i64) -> Vec<Field> {
         agent.outbox.to_string().into(),
         agent.os.as_deref().unwrap_or_default().into(),
         agent.version.as_deref().unwrap_or_default().into(),
-        tags(agent).into(),
+        tags_line(&agent.tags).into(),
         close.unwrap_or_default().into(),
     ]
 }
@@ -155,15 +189,12 @@ fn clashes(agent: &AgentResponse, now_ms: i64) -> bool {
     agent.clash_ms.is_some_and(|ms| now_ms - ms < CLASH_SHOWN_MS)
 }
 
-fn tags(agent: &AgentResponse) -> String {
-    agent.tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
-}
-
 fn page(agent: &AgentResponse, now_ms: i64, look: Look) -> String {
     let mut lines = vec![("id", agent.id.to_string())];
     let state = match (agent.online, agent.connected_ms) {
         (true, Some(since)) => format!("online since {}", moment(since, now_ms)),
         (true, None) => "online".to_owned(),
+        (false, _) if agent.pending => format!("pending: `postrider agents approve {}` lets it in", agent.id),
         (false, _) => offline(agent, now_ms),
     };
     lines.push(("state", state));
@@ -180,8 +211,8 @@ fn page(agent: &AgentResponse, now_ms: i64, look: Look) -> String {
         lines.push(("clash", format!("{}: {cure}", ago(now_ms - clash_ms))));
     }
     lines.push(("outbox", agent.outbox.to_string()));
-    lines.push(("tags", tags(agent)));
-    lines.push(("enrolled", moment(agent.enrolled_ms, now_ms)));
+    lines.push(("tags", tags_line(&agent.tags)));
+    lines.push(("enrolled", format!("{} ({})", moment(agent.enrolled_ms, now_ms), enrolled(agent, now_ms))));
     lines.push(("version", agent.version.clone().unwrap_or_default()));
     let facts = agent.facts.clone().and_then(|facts| serde_json::from_value::<Facts>(facts).ok());
     match &facts {

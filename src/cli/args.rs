@@ -1,6 +1,9 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
-use super::{agents, authority, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
+use super::{
+    agents, approve, authority, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens,
+};
+use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
@@ -56,9 +59,11 @@ pub enum Verb {
     Show(show::ShowArgs),
     /// Print a command's output
     Output(output::OutputArgs),
+    /// Approve a command that waits for a second person
+    Approve(approve::ApproveArgs),
     /// Cancel a command
     Cancel(cancel::CancelArgs),
-    /// List, show and revoke agents
+    /// List, show, approve and revoke agents
     Agents(agents::AgentsArgs),
     /// Make, list and revoke operators' tokens
     Tokens(tokens::TokensArgs),
@@ -121,6 +126,12 @@ pub struct ServeArgs {
     /// X-Forwarded-For
     #[arg(long, value_name = "ADDR", num_args = 0..=1, conflicts_with_all = ["tls", "tls_cert", "tls_key"])]
     pub behind_proxy: Option<Option<IpAddr>>,
+    /// A technician's command to more agents than this wants their number confirmed; one to all always does
+    #[arg(long, value_name = "N", default_value_t = CONFIRM_ABOVE)]
+    pub confirm_above: u64,
+    /// A command to more agents than this waits until a second person approves it [default: never]
+    #[arg(long, value_name = "N")]
+    pub approve_above: Option<u64>,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

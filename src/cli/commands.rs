@@ -109,6 +109,7 @@ async fn page(
 fn row(command: &CommandResponse, now_ms: i64) -> Vec<Field> {
     let total: u64 = command.states.values().sum();
     let state = match (command.states.len(), command.states.keys().next()) {
+        (1, Some(_)) if command.awaits_approval() => "queued, approval needed".into(),
         (1, Some(state)) => Field::state(*state),
         _ => command
             .states

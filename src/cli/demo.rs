@@ -88,6 +88,7 @@ pub async fn run(args: DemoArgs) -> Result<u8, CliError> {
 fn request(args: &DemoArgs) -> Result<SubmitRequest, CliError> {
     let mut request = SubmitRequest {
         targets: Some(Targets { all: Some(true), ..Targets::default() }),
+        confirm: Some(args.agents.into()),
         note: Some("the demo's command".to_owned()),
         ..SubmitRequest::default()
     };
@@ -109,7 +110,7 @@ async fn play(site: &mut Site, args: &DemoArgs, request: &SubmitRequest) -> Resu
     out::note("starting the server …");
     let client = site.start_server().await?;
     out::note(&format!("  {}  (data in {})", client.url(), site.data().display()));
-    let join = JoinRequest { uses: Some(args.agents), expires_s: Some(JOIN_SECS), server_url: None };
+    let join = JoinRequest { uses: Some(args.agents), expires_s: Some(JOIN_SECS), ..JoinRequest::default() };
     let join: JoinResponse = client.post("/api/join", &join, None, About::Joins).await?;
     let join = join.join.ok_or_else(|| CliError::Demo("the server showed no join string".to_owned()))?;
     out::note(&format!("starting {} …", counted(args.agents)));
@@ -134,7 +135,7 @@ async fn play(site: &mut Site, args: &DemoArgs, request: &SubmitRequest) -> Resu
     out::note(&format!("\n{count}; {took} ms from the submission to the last outcome\n"));
     let all_good = command.deliveries.iter().all(|delivery| delivery.state == crate::protocol::state::State::Succeeded);
     if !args.once {
-        tell_next(site, &command.id.to_string());
+        tell_next(site, &command.id.to_string(), args.agents);
     }
     Ok(u8::from(!all_good))
 }
@@ -159,7 +160,7 @@ async fn all_online(site: &mut Site, client: &ApiClient, wanted: u32) -> Result<
     }
 }
 
-fn tell_next(site: &Site, id: &str) {
+fn tell_next(site: &Site, id: &str, agents: u32) {
     let program = quoted(&site.program().to_string_lossy());
     let data = quoted(&site.data().to_string_lossy());
     let set: Vec<_> =
@@ -171,7 +172,7 @@ fn tell_next(site: &Site, id: &str) {
 {unset}  export POSTRIDER_DATA={data}
   {program} agents
   {program} run demo-1 -- 'ls -l /'
-  {program} run --all -- 'sleep 3; date'
+  {program} run --all --confirm {agents} -- 'sleep 3; date'
   {program} commands
   {program} show {id}
 

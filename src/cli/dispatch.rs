@@ -2,7 +2,9 @@
 
 use super::args::Verb;
 use super::error::CliError;
-use super::{agents, authority, cancel, commands, completions, demo, join, login, out, output, run, show, tokens};
+use super::{
+    agents, approve, authority, cancel, commands, completions, demo, join, login, out, output, run, show, tokens,
+};
 
 /// Runs a verb of the command line and gives the exit code. `serve` and `agent` are other roles, and composed above.
 ///
@@ -17,6 +19,7 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Commands(args) => Box::pin(commands::run(args)).await,
         Verb::Show(args) => Box::pin(show::run(args)).await,
         Verb::Output(args) => Box::pin(output::run(args)).await,
+        Verb::Approve(args) => Box::pin(approve::run(args)).await,
         Verb::Cancel(args) => Box::pin(cancel::run(args)).await,
         Verb::Agents(args) => Box::pin(agents::run(args)).await,
         Verb::Tokens(args) => Box::pin(tokens::run(args)).await,

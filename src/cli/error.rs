@@ -2,7 +2,8 @@
 //!
 //! The one place where errors become exit codes. An error carries its cure, where there is one.
 
-use super::text::clean;
+use super::confirm::CONFIRM_NEEDED;
+use super::text::{clean, tags_line};
 use crate::http_client::HttpClientError;
 use crate::protocol::http::Problem;
 use crate::protocol::login::LoginStringError;
@@ -106,6 +107,9 @@ pub enum CliError {
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// The number of agents was asked for, and the answer was another.
+    #[error("not confirmed: nothing was submitted")]
+    Unconfirmed,
     /// A part of the demo did not come up.
     #[error("demo: {0}")]
     Demo(String),
@@ -129,6 +133,7 @@ impl CliError {
             | CliError::Answer { .. }
             | CliError::Stdin(_)
             | CliError::Stdout(_)
+            | CliError::Unconfirmed
             | CliError::Demo(_) => EXIT_FAILED,
         }
     }
@@ -159,16 +164,19 @@ impl CliError {
         }
     }
 
-    /// The agents that an ambiguous name may mean, one a line for people.
+    /// The agents that an ambiguous name may mean, or that are to be confirmed, one a line for people.
     pub fn candidates(&self) -> Vec<String> {
         let CliError::Problem { problem, .. } = self else { return Vec::new() };
+        let more = problem.count.unwrap_or_default().saturating_sub(problem.candidates.len() as u64);
         problem
             .candidates
             .iter()
             .map(|candidate| {
-                let tags: Vec<_> = candidate.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
-                clean(format!("{}  {}  {}", candidate.id, candidate.name, tags.join(" ")).trim_end())
+                let pending = if candidate.pending { "  pending" } else { "" };
+                let tags = tags_line(&candidate.tags);
+                clean(format!("{}  {}{pending}  {tags}", candidate.id, candidate.name).trim_end())
             })
+            .chain((more > 0).then(|| format!("… and {more} more")))
             .collect()
     }
 }
@@ -182,12 +190,17 @@ fn problem_cure(problem: &Problem, about: About) -> Option<String> {
     if problem.detail.contains("`postrider") {
         return None;
     }
+    if let Some(count) = problem.count.filter(|_| problem.code == CONFIRM_NEEDED) {
+        return Some(format!("repeat with --confirm {count}"));
+    }
     if !problem.candidates.is_empty() {
         return Some("give the id of the one that you mean".to_owned());
     }
     match (problem.status, about) {
         (401, _) => Some("the token is wrong, expired or revoked: run `postrider login` with a good one".to_owned()),
-        (403, _) => Some("this needs a token with a higher role; `postrider tokens create` makes one".to_owned()),
+        (403, _) if problem.code == "role_too_low" => {
+            Some("this needs a token with a higher role; `postrider tokens create` makes one".to_owned())
+        }
         (404, About::Agents) => Some("`postrider agents` lists them".to_owned()),
         (404, About::Commands) => Some("`postrider commands` lists them".to_owned()),
         (404, About::Joins) => Some("`postrider join list` lists them".to_owned()),
@@ -211,6 +224,7 @@ mod tests {
                 detail: detail.into(),
                 request_id: "r-1".into(),
                 field: None,
+                count: None,
                 candidates: Vec::new(),
             }),
             retry_after: None,

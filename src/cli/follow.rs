@@ -7,6 +7,7 @@ use super::error::{About, CliError};
 use super::feed::{Feed, News};
 use super::out;
 use super::printer::Printer;
+use super::text::clean;
 use super::waiting;
 use crate::clock::Clock;
 use crate::protocol::http::{AgentResponse, CommandResponse, DeliveryResponse, OutputEvent, TransitionEvent};
@@ -117,6 +118,9 @@ impl Follower<'_> {
     async fn watch(&mut self, leave: &CancellationToken) -> Result<Followed, CliError> {
         let (client, id) = (self.client, self.command.id);
         let mut look_at = Instant::now() + QUIET;
+        if self.command.awaits_approval() && !self.show.json {
+            self.say(&waiting::approval(id));
+        }
         loop {
             let step = tokio::select! {
                 biased;
@@ -170,7 +174,12 @@ impl Follower<'_> {
         if self.show.json {
             return out::json(&JsonEvent { event: "transition", data: event });
         }
-        let Ok(state) = event.transition.event.parse::<State>() else { return Ok(()) };
+        let Ok(state) = event.transition.event.parse::<State>() else {
+            if event.transition.event == "approved" {
+                self.approved(event);
+            }
+            return Ok(());
+        };
         if let Some(delivery) = self.command.deliveries.iter_mut().find(|delivery| delivery.id == event.delivery) {
             delivery.state = state;
             if state == State::Running {
@@ -181,6 +190,18 @@ impl Follower<'_> {
             self.printer.end(event.delivery)?;
         }
         Ok(())
+    }
+
+    /// Every delivery tells of the approval; it is said once.
+    fn approved(&mut self, event: &TransitionEvent) {
+        let by = event.transition.cause.clone().unwrap_or_default();
+        for delivery in self.command.deliveries.iter_mut().filter(|delivery| delivery.id == event.delivery) {
+            delivery.held = false;
+        }
+        if let Some(approval) = self.command.approval.as_mut().filter(|approval| approval.approved_by.is_none()) {
+            self.printer.note(&format!("postrider: approved by {}", clean(&by)));
+            (approval.approved_by, approval.approved_ms) = (Some(by), Some(event.transition.at_ms));
+        }
     }
 
     fn output(&mut self, event: &OutputEvent) -> Result<(), CliError> {
@@ -225,6 +246,9 @@ impl Follower<'_> {
         if self.show.json || (is_live && !(self.printer.is_prefixed() && self.printer.has_status_line())) {
             return;
         }
+        if waiting.iter().all(|delivery| delivery.held) {
+            return self.say(&waiting::approval(self.command.id));
+        }
         let now_ms = self.clock.now_ms();
         let sentence = |delivery: &&DeliveryResponse| {
             let agent = agents.iter().find(|agent| agent.id == delivery.agent_id);
@@ -238,10 +262,15 @@ impl Follower<'_> {
             self.printer.status(&text);
             return;
         }
+        self.say(&format!("waiting for {text}"));
+    }
+
+    /// Says it in a line of its own, if it was not said last.
+    fn say(&mut self, text: &str) {
         // The part that counts down would make each line a new one.
         let gist = text.split(';').next().unwrap_or_default().to_owned();
         if self.said.as_ref() != Some(&gist) {
-            self.printer.note(&format!("postrider: waiting for {text}"));
+            self.printer.note(&format!("postrider: {text}"));
             self.said = Some(gist);
         }
     }

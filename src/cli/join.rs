@@ -6,10 +6,12 @@ use super::duration::span;
 use super::error::{About, CliError};
 use super::out;
 use super::table::{self, Field, To};
+use super::text::tags_line;
 use super::time::moment;
 use crate::clock::Clock;
 use crate::protocol::access::{JoinRequest, JoinResponse, JoinsResponse};
 use crate::protocol::ids::JoinId;
+use crate::protocol::name::parse_tag;
 use clap::{Args, Subcommand};
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ can enroll an agent, until it is used up, expired or revoked.
 
 Examples:
   postrider join create
+  postrider join create --site berlin --tag role=web
+  postrider join create --uses 20 --approve       the agents wait for `postrider agents approve`
   postrider join create --uses 20 --expires 7d --server-url https://msp.example:7717
   postrider agent --join \"$(postrider join create)\"
   postrider join list"
@@ -48,6 +52,15 @@ pub enum JoinVerb {
         /// How long it is good
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_expires)]
         expires: Duration,
+        /// The site of its agents: short for --tag site=NAME
+        #[arg(long, value_name = "NAME")]
+        site: Option<String>,
+        /// A tag that its agents carry, whatever they say themselves; may be repeated
+        #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
+        tags: Vec<(String, String)>,
+        /// Its agents are given nothing until somebody approves them
+        #[arg(long)]
+        approve: bool,
         /// The server's address as the agents reach it [default: the server's own choice]
         #[arg(long, value_name = "URL")]
         server_url: Option<String>,
@@ -69,8 +82,10 @@ pub async fn run(args: JoinArgs) -> Result<u8, CliError> {
     let client = access::connect(&args.access)?;
     let now_ms = Clock::system().now_ms();
     match args.verb {
-        JoinVerb::Create { uses, expires, server_url } => {
-            let request = JoinRequest { uses: Some(uses), expires_s: Some(expires.as_secs_f64()), server_url };
+        JoinVerb::Create { uses, expires, site, tags, approve, server_url } => {
+            let expires_s = Some(expires.as_secs_f64());
+            let tags = tags.into_iter().collect();
+            let request = JoinRequest { uses: Some(uses), expires_s, server_url, tags, site, approve };
             let made: JoinResponse = client.post("/api/join", &request, None, About::Joins).await?;
             match &made.join {
                 _ if args.json => out::json(&made)?,
@@ -78,6 +93,9 @@ pub async fn run(args: JoinArgs) -> Result<u8, CliError> {
                     out::line(string)?;
                     let life = span(made.expires_ms - made.created_ms);
                     out::note(&format!("good for {} within {life}: postrider agent --join STRING", enrollments(uses)));
+                    if made.approve {
+                        out::note("they wait for approval then: `postrider agents` shows them");
+                    }
                 }
                 None => {
                     let message = "it made a join string and did not show it".to_owned();
@@ -91,7 +109,7 @@ pub async fn run(args: JoinArgs) -> Result<u8, CliError> {
                 list.joins.iter().try_for_each(out::json)?;
             } else {
                 let rows = list.joins.iter().map(|join| row(join, now_ms)).collect();
-                let headings = ["id", "state", "uses", "made", "by", "expires"];
+                let headings = ["id", "state", "uses", "made", "by", "expires", "tags", "approval"];
                 out::line(&table::draw(&headings, rows, To::Stdout))?;
             }
         }
@@ -124,5 +142,7 @@ fn row(join: &JoinResponse, now_ms: i64) -> Vec<Field> {
         moment(join.created_ms, now_ms).into(),
         Field::from(&join.created_by),
         moment(join.expires_ms, now_ms).into(),
+        tags_line(&join.tags).into(),
+        if join.approve { "needed" } else { "" }.into(),
     ]
 }

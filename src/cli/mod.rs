@@ -19,7 +19,8 @@ pub mod feed;
 pub mod interrupt;
 pub mod sse;
 
-// Following a command.
+// Submitting a command and following it.
+pub mod confirm;
 pub mod follow;
 pub mod lines;
 pub mod outcome;
@@ -30,6 +31,7 @@ pub mod words;
 
 // The verbs.
 pub mod agents;
+pub mod approve;
 pub mod authority;
 pub mod cancel;
 pub mod commands;

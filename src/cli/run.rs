@@ -3,14 +3,15 @@
 use super::access;
 use super::args::AccessArgs;
 use super::client::ApiClient;
+use super::confirm::submit_confirmed;
 use super::duration;
 use super::error::{CliError, EXIT_INTERRUPTED};
 use super::follow::{Followed, Show, follow};
 use super::interrupt::Interrupts;
 use super::out;
 use super::outcome;
-use super::submit::submit;
 use super::table::To;
+use super::waiting;
 use super::words::{What, what};
 use crate::protocol::http::{CommandResponse, SubmitRequest, Targets};
 use crate::protocol::name::parse_tag;
@@ -34,6 +35,9 @@ Exit codes: with one agent the command's own (128 + N when signal N ended it); w
 else 1; 124 timed out; 125 postrider itself failed, or the command ended expired, cancelled, interrupted, refused or
 lost; 2 usage; 130 Ctrl-C.
 
+A command to all agents, or a technician's to many, wants their number: you are asked for it at the terminal, and give
+it with --confirm elsewhere. On a server with --approve-above one to many waits until a second person approves it.
+
 With --json each event is a line {\"event\": \"transition\" or \"output\", \"data\": …}, and the last line is the command.
 
 Examples:
@@ -41,7 +45,7 @@ Examples:
   postrider run web-1 -- 'df -h | sort'
   postrider run web-1 web-2 --timeout 5m -- apt-get update
   postrider run --tag site=berlin --tag role=web --note 'ticket 4711' -- systemctl restart nginx
-  postrider run --all --shell bash -- 'for f in /etc/*.conf; do wc -l \"$f\"; done'
+  postrider run --all --confirm 12 --shell bash -- 'for f in /etc/*.conf; do wc -l \"$f\"; done'
   postrider run web-1 --stdin -- sh < script.sh"
 )]
 pub struct RunArgs {
@@ -78,6 +82,9 @@ pub struct RunArgs {
     /// Send our standard input along, as text
     #[arg(long)]
     pub stdin: bool,
+    /// How many agents it goes to, where the server wants that confirmed and no terminal is there to ask at
+    #[arg(long, value_name = "N")]
+    pub confirm: Option<u64>,
     /// For people: a ticket number, a reason
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
@@ -123,7 +130,7 @@ pub async fn run(args: RunArgs) -> Result<u8, CliError> {
     }
     let watch = Watch::new();
     let command = tokio::select! {
-        command = submit(&client, &request) => command?,
+        command = submit_confirmed(&client, request) => command?,
         () = watch.leave.cancelled() => {
             out::note("postrider: interrupted while submitting; `postrider commands` shows whether it was");
             return Err(CliError::Interrupted);
@@ -134,6 +141,9 @@ pub async fn run(args: RunArgs) -> Result<u8, CliError> {
             out::json(&command)?;
         } else {
             out::line(&command.id.to_string())?;
+            if command.awaits_approval() {
+                out::note(&format!("postrider: {}", waiting::approval(command.id)));
+            }
         }
         return Ok(0);
     }
@@ -217,6 +227,7 @@ fn request(args: &RunArgs) -> Result<SubmitRequest, CliError> {
         timeout_s: args.timeout.map(|timeout| timeout.as_secs_f64()),
         ttl_s: args.ttl.map(|ttl| ttl.as_secs_f64()),
         note: args.note.clone(),
+        confirm: args.confirm,
         ..SubmitRequest::default()
     };
     match what(&args.command, args.shell)? {

@@ -91,6 +91,14 @@ fn header(command: &CommandResponse, now_ms: i64, look: Look) -> String {
     if let Some(note) = &command.note {
         text.push_str(&format!("note       {}\n", clean(note)));
     }
+    if let Some(approval) = &command.approval {
+        let approval = match (&approval.approved_by, approval.approved_ms) {
+            (Some(by), Some(at_ms)) => format!("by {} {}", clean(by), moment(at_ms, now_ms)),
+            _ if command.awaits_approval() => waiting::approval(command.id),
+            _ => "needed, and not given".to_owned(),
+        };
+        text.push_str(&format!("approval   {approval}\n"));
+    }
     if command.deliveries.len() > 1 {
         text.push_str(&format!("agents     {}\n", outcome::count(&command.deliveries)));
     }

@@ -3,6 +3,8 @@
 //! Names, facts, reasons and notes come from other machines. Nothing of them reaches a terminal with a control
 //! character in it: an escape sequence could rewrite what the technician sees.
 
+use crate::protocol::name::Tags;
+
 /// `text` on one line without control characters (line ends and tabs become spaces, others are dropped).
 pub fn clean(text: &str) -> String {
     text.chars()
@@ -20,6 +22,11 @@ pub fn line(text: &str, chars_max: usize) -> String {
     let mut cut: String = text.chars().take(chars_max.saturating_sub(1)).collect();
     cut.push('…');
     cut
+}
+
+/// Tags on one line, as they are typed: `role=web site=berlin`.
+pub fn tags_line(tags: &Tags) -> String {
+    clean(&tags.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" "))
 }
 
 /// A word as a POSIX shell takes it: quoted where it needs to be.

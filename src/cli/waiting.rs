@@ -4,6 +4,7 @@ use super::duration::{ago, span};
 use super::text::clean;
 use super::time::minute;
 use crate::protocol::http::{AgentResponse, DeliveryResponse};
+use crate::protocol::ids::CommandId;
 use crate::protocol::state::State;
 
 /// What a delivery waits for, such as "queued, agent offline since 08:12; expires in 6 d 23 h". None: it has ended.
@@ -36,8 +37,14 @@ pub fn sentence(
     }
 }
 
+/// What a command on hold waits for.
+pub fn approval(id: CommandId) -> String {
+    format!("waits for a second person's approval: postrider approve {id}")
+}
+
 fn why_queued(delivery: &DeliveryResponse, agent: Option<&AgentResponse>, now_ms: i64) -> String {
     match agent {
+        _ if delivery.held => "waits for a second person's approval".to_owned(),
         None => "not accepted by its agent yet".to_owned(),
         Some(agent) if !agent.online => format!("agent {}", offline(agent, now_ms)),
         Some(agent) => {
@@ -75,7 +82,7 @@ pub mod tests {
     use super::*;
     use crate::protocol::close::CloseReason;
     use crate::protocol::http::LastClose;
-    use crate::protocol::ids::{AgentId, DeliveryId};
+    use crate::protocol::ids::{AgentId, DeliveryId, JoinId};
 
     /// A delivery without a past.
     pub fn delivery(name: &str, state: State) -> DeliveryResponse {
@@ -98,6 +105,8 @@ pub mod tests {
             tags: Default::default(),
             facts: None,
             enrolled_ms: 0,
+            enrolled_from: None,
+            join_id: JoinId::new(),
             version: None,
             os: None,
         }

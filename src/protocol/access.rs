@@ -15,6 +15,14 @@ pub struct JoinRequest {
     pub expires_s: Option<f64>,
     /// The address to put into the string; default: what the server was told, or where it listens.
     pub server_url: Option<String>,
+    /// What its agents carry, whatever they say themselves.
+    #[serde(skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
+    /// The same as the tag `site`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
+    /// Its agents wait for somebody's approval before they are given anything.
+    pub approve: bool,
 }
 
 /// A join string, made or listed.
@@ -35,6 +43,12 @@ pub struct JoinResponse {
     pub uses_max: u32,
     /// How many have.
     pub uses: u32,
+    /// What its agents carry.
+    #[serde(default)]
+    pub tags: Tags,
+    /// Whether its agents wait for approval.
+    #[serde(default)]
+    pub approve: bool,
     /// When it was revoked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_ms: Option<i64>,
@@ -71,6 +85,9 @@ pub struct EnrollResponse {
     pub name: String,
     /// The server that it belongs to.
     pub server_id: ServerId,
+    /// It waits for somebody's approval; until then its connections are closed.
+    #[serde(default)]
+    pub pending: bool,
 }
 
 /// What a token may do.

@@ -33,6 +33,8 @@ pub enum CloseReason {
     ClockStep,
     /// The server has another newest authority: the agent learns its pin when it comes back.
     AuthorityChanged,
+    /// The agent has enrolled and waits for somebody's approval.
+    Pending,
     /// The agent is shutting down.
     AgentShutdown,
     /// The agent could not write its journal, so it can accept nothing.
@@ -45,7 +47,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons.
-    pub const ALL: [CloseReason; 17] = [
+    pub const ALL: [CloseReason; 18] = [
         CloseReason::Draining,
         CloseReason::Superseded,
         CloseReason::Revoked,
@@ -59,6 +61,7 @@ impl CloseReason {
         CloseReason::ServerStorage,
         CloseReason::ClockStep,
         CloseReason::AuthorityChanged,
+        CloseReason::Pending,
         CloseReason::AgentShutdown,
         CloseReason::AgentStorage,
         CloseReason::ServerSilent,
@@ -83,6 +86,7 @@ impl CloseReason {
             CloseReason::ServerStorage => 4011,
             CloseReason::ClockStep => 4012,
             CloseReason::AuthorityChanged => 4013,
+            CloseReason::Pending => 4015,
             CloseReason::AgentShutdown => 4020,
             CloseReason::AgentStorage => 4021,
             CloseReason::ServerSilent => 4022,
@@ -110,6 +114,7 @@ impl CloseReason {
             CloseReason::ServerStorage => "server_storage",
             CloseReason::ClockStep => "clock_step",
             CloseReason::AuthorityChanged => "authority_changed",
+            CloseReason::Pending => "pending",
             CloseReason::AgentShutdown => "agent_shutdown",
             CloseReason::AgentStorage => "agent_storage",
             CloseReason::ServerSilent => "server_silent",

@@ -3,7 +3,7 @@
 //! Requests refuse unknown fields. Responses may grow; readers ignore what they do not know.
 
 use super::close::CloseReason;
-use super::ids::{AgentId, CommandId, DeliveryId, ServerId};
+use super::ids::{AgentId, CommandId, DeliveryId, JoinId, ServerId};
 use super::name::Tags;
 use super::outcome::StreamSummary;
 use super::output::Stream;
@@ -26,6 +26,10 @@ pub const PAGE_DEFAULT: u32 = 50;
 pub const PAGE_MAX: u32 = 1000;
 /// Agents that one submission may name.
 pub const TARGETS_MAX: usize = 10_000;
+
+/// A technician's submission to more agents than this wants their number, if the server was not told otherwise: one hand's
+/// slip reaches a site, not a fleet.
+pub const CONFIRM_ABOVE: u64 = 25;
 
 /// `POST /api/agents/{id or name}/command`, and with `targets` `POST /api/commands`.
 ///
@@ -69,6 +73,9 @@ pub struct SubmitRequest {
     /// For people: a ticket number, a reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// How many agents it goes to, where that must be said; wrong is never taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<u64>,
 }
 
 /// To whom a command goes: exactly one of the three.
@@ -104,6 +111,9 @@ pub struct CommandResponse {
     /// The submitter's note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The approval that it needs or has got; left out: it needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Approval>,
     /// The delivery's state, when there is exactly one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
@@ -111,6 +121,32 @@ pub struct CommandResponse {
     pub states: BTreeMap<State, u64>,
     /// One an agent, in the order of submission. In lists only the first [`LIST_DELIVERIES_MAX`].
     pub deliveries: Vec<DeliveryResponse>,
+}
+
+/// A second person's approval of a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Approval {
+    /// It needs one.
+    pub needed: bool,
+    /// Name of the token that approved it; null: nobody has.
+    pub approved_by: Option<String>,
+    /// When.
+    pub approved_ms: Option<i64>,
+}
+
+impl Default for Approval {
+    /// Needed, and not given.
+    fn default() -> Self {
+        Self { needed: true, approved_by: None, approved_ms: None }
+    }
+}
+
+impl CommandResponse {
+    /// Whether it waits for a second person's approval.
+    pub fn awaits_approval(&self) -> bool {
+        self.approval.as_ref().is_some_and(|approval| approval.approved_by.is_none())
+            && self.states.contains_key(&State::Queued)
+    }
 }
 
 /// Deliveries shown of each command in a list.
@@ -127,6 +163,9 @@ pub struct DeliveryResponse {
     pub agent_name: String,
     /// Where it stands.
     pub state: State,
+    /// On hold until a second person approves the command.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// Dispatches so far.
     pub attempt: u32,
     /// The exit code.
@@ -165,6 +204,7 @@ impl DeliveryResponse {
             agent_id,
             agent_name,
             state: State::Queued,
+            held: false,
             attempt: 0,
             exit_code: None,
             signal: None,
@@ -186,7 +226,7 @@ impl DeliveryResponse {
 pub struct TransitionResponse {
     /// When, in Unix milliseconds by the server's clock.
     pub at_ms: i64,
-    /// A state, or `dispatched` or `cancel_requested`.
+    /// A state, or `approved`, `dispatched` or `cancel_requested`.
     pub event: String,
     /// The connection's epoch, where one was concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -239,6 +279,11 @@ pub struct AgentResponse {
     pub facts: Option<serde_json::Value>,
     /// When it enrolled.
     pub enrolled_ms: i64,
+    /// From which address; null: not known.
+    #[serde(default)]
+    pub enrolled_from: Option<String>,
+    /// With which join string.
+    pub join_id: JoinId,
     /// Its version, as of its latest connection.
     pub version: Option<String>,
     /// Its operating system, as of its latest connection.
@@ -331,7 +376,10 @@ pub struct Problem {
     /// The field that is wrong, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
-    /// The agents that an ambiguous name may mean.
+    /// How many agents a submission would go to that wants their number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// The agents that an ambiguous name may mean, or the first of those that are to be confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
 }
@@ -345,6 +393,9 @@ pub struct Candidate {
     pub name: String,
     /// Its tags.
     pub tags: Tags,
+    /// It waits for approval.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
 }
 
 /// `GET /healthz` and `GET /readyz`.

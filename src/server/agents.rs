@@ -1,13 +1,13 @@
-//! Agents: listed and shown with their presence, revoked.
+//! Agents: listed and shown with their presence, approved, revoked.
 
 use super::app::App;
 use super::call::{Call, json};
-use super::commands::page_limit;
+use super::commands::{Nothing, page_limit};
 use super::error::ApiError;
 use crate::protocol::access::Role;
 use crate::protocol::http::{AgentResponse, AgentsResponse};
 use crate::protocol::name::{Tags, parse_tag};
-use crate::store::agents::{AgentRow, RevokeAgent};
+use crate::store::agents::{AgentRow, ApproveAgent, RevokeAgent};
 use hyper::StatusCode;
 use std::sync::atomic::Ordering;
 use warp::reply::Response;
@@ -65,4 +65,16 @@ pub async fn revoke(call: Call, key: String) -> Result<Response, ApiError> {
     call.query(&[])?;
     let revoked = call.app.store.try_write(RevokeAgent { actor, key }).await?;
     json(StatusCode::OK, &revoked)
+}
+
+/// `POST /api/agents/{id or name}/approve`.
+///
+/// # Errors
+/// 401, 403, 404, 409, 503.
+pub async fn approve(mut call: Call, key: String) -> Result<Response, ApiError> {
+    let actor = call.authorize(Role::Owner).await?;
+    call.query(&[])?;
+    call.json::<Nothing>().await?;
+    let approved = call.app.store.try_write(ApproveAgent { actor, key }).await?;
+    json(StatusCode::OK, &approved)
 }

@@ -11,6 +11,7 @@ use crate::protocol::ids::AgentId;
 use crate::protocol::login::LoginString;
 use crate::seal::SealKey;
 use crate::secret::random;
+use crate::store::brake::Brake;
 use crate::store::handle::Store;
 use crate::tasks::Tasks;
 use base64::Engine as _;
@@ -76,39 +77,24 @@ pub struct App {
     pub tls: Option<Arc<Tls>>,
     /// Whether health and metrics are open to loopback: not behind a proxy, where everybody is loopback.
     pub open_on_loopback: bool,
+    /// Above which numbers of agents a submission is not just taken.
+    pub brake: Brake,
     /// For small secrets that the database keeps for a while.
     pub seal: SealKey,
-    fetch_key: hmac::Key,
+    /// Signs the tokens with which agents fetch their specifications.
+    pub fetch_key: FetchKey,
+}
+
+/// A key that lives as long as the process.
+pub struct FetchKey(hmac::Key);
+
+impl Default for FetchKey {
+    fn default() -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()))
+    }
 }
 
 impl App {
-    /// Puts the parts together.
-    pub fn new(
-        store: Store,
-        metrics: Arc<Metrics>,
-        tasks: Tasks,
-        keepalive: Keepalive,
-        url: ServerUrl,
-        tls: Option<Arc<Tls>>,
-        open_on_loopback: bool,
-        seal: SealKey,
-    ) -> Self {
-        Self {
-            store,
-            presence: Presence::default(),
-            admission: Admission::default(),
-            challenges: AtomicI64::new(0),
-            metrics,
-            tasks,
-            keepalive,
-            url,
-            tls,
-            open_on_loopback,
-            seal,
-            fetch_key: hmac::Key::new(hmac::HMAC_SHA256, &random::<32>()),
-        }
-    }
-
     /// The pins for a join or login string with this address; none: there the address decides.
     pub fn pins_for(&self, url: &ServerUrl) -> Vec<Pin> {
         self.tls.as_ref().filter(|_| url.is_tls()).map_or_else(Vec::new, |tls| tls.authorities.pins())
@@ -122,7 +108,7 @@ impl App {
 
     /// A bearer token with which an agent fetches its specifications while this process lives.
     pub fn fetch_token(&self, agent: AgentId) -> String {
-        let tag = hmac::sign(&self.fetch_key, agent.as_bytes());
+        let tag = hmac::sign(&self.fetch_key.0, agent.as_bytes());
         URL_SAFE_NO_PAD.encode([agent.as_bytes(), tag.as_ref()].concat())
     }
 
@@ -130,7 +116,7 @@ impl App {
     pub fn fetch_token_agent(&self, token: &str) -> Option<AgentId> {
         let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
         let (id, tag) = bytes.split_first_chunk::<16>()?;
-        hmac::verify(&self.fetch_key, id, tag).ok()?;
+        hmac::verify(&self.fetch_key.0, id, tag).ok()?;
         Some(AgentId::from_bytes(*id))
     }
 }

@@ -1,4 +1,4 @@
-//! Commands: history, one with everything that happened, stored output, cancel.
+//! Commands: history, one with everything that happened, stored output, approval, cancel.
 
 use super::call::{Call, json};
 use super::error::ApiError;
@@ -6,6 +6,7 @@ use crate::protocol::access::Role;
 use crate::protocol::http::{PAGE_DEFAULT, PAGE_MAX};
 use crate::protocol::ids::CommandId;
 use crate::protocol::output::Stream;
+use crate::store::approval::ApproveCommand;
 use crate::store::cancel::Cancel;
 use crate::store::history::HistoryFilter;
 use hyper::StatusCode;
@@ -84,6 +85,18 @@ pub async fn output(call: Call, command: &str) -> Result<Response, ApiError> {
     // Output is what a machine of a customer wrote: nobody's browser may take it for a page.
     headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     Ok(response)
+}
+
+/// `POST /api/commands/{id}/approve`.
+///
+/// # Errors
+/// 401, 403, 404, 409, 503.
+pub async fn approve(mut call: Call, command: &str) -> Result<Response, ApiError> {
+    let actor = call.authorize(Role::Technician).await?;
+    call.query(&[])?;
+    call.json::<Nothing>().await?;
+    let command: CommandId = id(command)?;
+    json(StatusCode::OK, &call.app.store.try_write(ApproveCommand { actor, command }).await?)
 }
 
 /// `POST /api/commands/{id}/cancel`.

@@ -6,7 +6,7 @@ use super::error::ApiError;
 use crate::protocol::access::{EnrollRequest, EnrollResponse};
 use crate::protocol::name::check_tags;
 use crate::secret::Secret;
-use crate::store::enroll::Enroll;
+use crate::store::enroll::{Enroll, Enrolled};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::StatusCode;
@@ -38,8 +38,9 @@ pub async fn enroll(mut call: Call) -> Result<Response, ApiError> {
         tags: request.tags,
     };
     let enrolled = store.try_write(operation).await?;
-    tracing::info!(agent = %enrolled.id, name = %enrolled.name, peer = %call.connection.peer, "agent enrolled");
-    let response = EnrollResponse { agent_id: enrolled.id, name: enrolled.name, server_id: store.server_id };
+    let Enrolled { id, name, pending } = enrolled;
+    tracing::info!(agent = %id, %name, pending, peer = %call.connection.peer, "agent enrolled");
+    let response = EnrollResponse { agent_id: id, name, server_id: store.server_id, pending };
     json(StatusCode::CREATED, &response)
 }
 

@@ -20,11 +20,19 @@ pub struct ApiError {
     code: &'static str,
     detail: String,
     field: Option<String>,
-    candidates: Vec<Candidate>,
+    /// Boxed: errors are moved about a lot, and few list agents.
+    agents: Option<Box<Listed>>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     /// For the log.
     internal: Option<String>,
+}
+
+/// Agents that an error is about.
+#[derive(Debug)]
+struct Listed {
+    candidates: Vec<Candidate>,
+    count: Option<u64>,
 }
 
 impl ApiError {
@@ -36,7 +44,7 @@ impl ApiError {
             code,
             detail: plain(detail.as_ref(), PLAIN_CHARS_MAX),
             field: None,
-            candidates: Vec::new(),
+            agents: None,
             retry_after: None,
             allow: None,
             internal: None,
@@ -91,7 +99,8 @@ impl ApiError {
             detail: self.detail.clone(),
             request_id: request_id.to_string(),
             field: self.field.clone(),
-            candidates: self.candidates.clone(),
+            count: self.agents.as_ref().and_then(|listed| listed.count),
+            candidates: self.agents.as_ref().map(|listed| listed.candidates.clone()).unwrap_or_default(),
         }
     }
 
@@ -140,9 +149,15 @@ impl From<StoreError> for ApiError {
             }
             StoreError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", detail),
             StoreError::Ambiguous { candidates, .. } => {
-                Self { candidates, ..Self::new(StatusCode::CONFLICT, "ambiguous_name", format!("{detail}; use an id")) }
+                let agents = Some(Box::new(Listed { candidates, count: None }));
+                Self { agents, ..Self::new(StatusCode::CONFLICT, "ambiguous_name", format!("{detail}; use an id")) }
             }
             StoreError::NoTargets => Self::field("targets", "no agent matches"),
+            StoreError::ConfirmNeeded { count, candidates, .. } => {
+                let agents = Some(Box::new(Listed { candidates, count: Some(count) }));
+                Self { agents, ..Self::new(StatusCode::CONFLICT, "confirm_needed", detail) }
+            }
+            StoreError::SamePerson { .. } => Self::new(StatusCode::FORBIDDEN, "same_person", detail),
             StoreError::KeyReused => Self::new(
                 StatusCode::CONFLICT,
                 "idempotency_key_reused",

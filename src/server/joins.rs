@@ -6,6 +6,8 @@ use super::error::ApiError;
 use crate::http_client::ServerUrl;
 use crate::protocol::access::{JoinRequest, JoinsResponse, Role};
 use crate::protocol::join::JoinString;
+use crate::protocol::name::{Tags, check_tags};
+use crate::protocol::scope::SITE;
 use crate::secret::Secret;
 use crate::store::joins::{CreateJoin, RevokeJoin};
 use hyper::StatusCode;
@@ -51,12 +53,26 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::field("server_url", "is an http:// address, but this server speaks TLS: say https://"));
     }
     let pins = call.app.pins_for(&url);
+    let tags = tags(request.tags, request.site)?;
     let store = &call.app.store;
     let secret = Secret::generate("");
-    let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms: store.clock.now_ms() + life_ms };
+    let expires_ms = store.clock.now_ms() + life_ms;
+    let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms, tags, approve: request.approve };
     let mut made = store.try_write(operation).await?;
     made.join = Some(JoinString { url: url.to_string(), server_id: store.server_id, secret, pins }.encode());
     json(StatusCode::CREATED, &made)
+}
+
+/// The tags of a join string's agents: `site` is short for the tag of that name.
+fn tags(mut tags: Tags, site: Option<String>) -> Result<Tags, ApiError> {
+    if let Some(site) = site
+        && let Some(other) = tags.insert(SITE.to_owned(), site.clone())
+        && other != site
+    {
+        return Err(ApiError::field("site", format!("is {site:?}, and the tag site is {other:?}: give one of them")));
+    }
+    check_tags(&tags).map_err(|error| ApiError::field("tags", error))?;
+    Ok(tags)
 }
 
 /// `GET /api/join`.
@@ -64,9 +80,9 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403.
 pub async fn list(call: Call) -> Result<Response, ApiError> {
-    call.authorize(Role::Owner).await?;
+    let actor = call.authorize(Role::Owner).await?;
     call.query(&[])?;
-    json(StatusCode::OK, &JoinsResponse { joins: call.app.store.joins().await? })
+    json(StatusCode::OK, &JoinsResponse { joins: call.app.store.joins(actor.scope).await? })
 }
 
 /// `DELETE /api/join/{id}`.

@@ -26,10 +26,12 @@ enum Resource {
     Command(String),
     CommandOutput(String),
     CommandEvents(String),
+    CommandApprove(String),
     CommandCancel(String),
     Agents,
     Agent(String),
     AgentCommand(String),
+    AgentApprove(String),
     Joins,
     Join(String),
     Enroll,
@@ -53,10 +55,12 @@ impl Resource {
             Self::Command(_) => "/api/commands/{id}",
             Self::CommandOutput(_) => "/api/commands/{id}/output",
             Self::CommandEvents(_) => "/api/commands/{id}/events",
+            Self::CommandApprove(_) => "/api/commands/{id}/approve",
             Self::CommandCancel(_) => "/api/commands/{id}/cancel",
             Self::Agents => "/api/agents",
             Self::Agent(_) => "/api/agents/{agent}",
             Self::AgentCommand(_) => "/api/agents/{agent}/command",
+            Self::AgentApprove(_) => "/api/agents/{agent}/approve",
             Self::Joins => "/api/join",
             Self::Join(_) => "/api/join/{id}",
             Self::Enroll => "/api/enroll",
@@ -83,11 +87,13 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Command(id), "GET") => commands::show(call, &id).await,
         (R::CommandOutput(id), "GET") => commands::output(call, &id).await,
         (R::CommandEvents(id), "GET") => events::stream(call, &id).await,
+        (R::CommandApprove(id), "POST") => commands::approve(call, &id).await,
         (R::CommandCancel(id), "POST") => commands::cancel(call, &id).await,
         (R::Agents, "GET") => agents::list(call).await,
         (R::Agent(key), "GET") => agents::show(call, key).await,
         (R::Agent(key), "DELETE") => agents::revoke(call, key).await,
         (R::AgentCommand(key), "POST") => submit::to_one(call, key).await,
+        (R::AgentApprove(key), "POST") => agents::approve(call, key).await,
         (R::Joins, "GET") => joins::list(call).await,
         (R::Joins, "POST") => joins::create(call).await,
         (R::Join(id), "DELETE") => joins::revoke(call, &id).await,
@@ -107,7 +113,9 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Commands | R::Joins | R::Tokens | R::Authorities, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
         (R::Join(_) | R::Token(_) | R::Authority(_), _) => Err(ApiError::method("DELETE")),
-        (R::CommandCancel(_) | R::AgentCommand(_) | R::Enroll, _) => Err(ApiError::method("POST")),
+        (R::CommandApprove(_) | R::CommandCancel(_) | R::AgentCommand(_) | R::AgentApprove(_) | R::Enroll, _) => {
+            Err(ApiError::method("POST"))
+        }
         (
             R::Command(_)
             | R::CommandOutput(_)
@@ -139,6 +147,8 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .unify()
         .or(path!("api" / "commands" / String / "events").map(with(Resource::CommandEvents)))
         .unify()
+        .or(path!("api" / "commands" / String / "approve").map(with(Resource::CommandApprove)))
+        .unify()
         .or(path!("api" / "commands" / String / "cancel").map(with(Resource::CommandCancel)))
         .unify()
         .boxed();
@@ -147,6 +157,8 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .or(path!("api" / "agents" / String).map(with(Resource::Agent)))
         .unify()
         .or(path!("api" / "agents" / String / "command").map(with(Resource::AgentCommand)))
+        .unify()
+        .or(path!("api" / "agents" / String / "approve").map(with(Resource::AgentApprove)))
         .unify()
         .or(path!("agent" / "ws").map(|| Resource::AgentSocket))
         .unify()

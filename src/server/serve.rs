@@ -1,10 +1,12 @@
 //! Starting the server, and ending it: in order, or because the database cannot go on.
 
-use super::app::{App, Keepalive};
+use super::admission::Admission;
+use super::app::{App, FetchKey, Keepalive};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FILE};
 use super::listener::Door;
 use super::metrics::{Metrics, StoreMetrics};
 use super::places::Places;
+use super::presence::Presence;
 use super::proxy::Proxy;
 use super::tls::own::OwnCertificate;
 use super::tls::start::{Tls, TlsStartError, host_name};
@@ -15,6 +17,7 @@ use crate::protocol::access::Role;
 use crate::protocol::scope::Scope;
 use crate::secret::Secret;
 use crate::store::audit::Actor;
+use crate::store::brake::Brake;
 use crate::store::disk::DiskLimits;
 use crate::store::error::StoreError;
 use crate::store::handle::{OpenError, Store, StoreThread};
@@ -26,6 +29,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +61,8 @@ pub struct ServeConfig {
     pub disk: DiskLimits,
     /// How much history is kept.
     pub retain: Retain,
+    /// Above which numbers of agents a submission is not just taken.
+    pub brake: Brake,
 }
 
 impl ServeConfig {
@@ -73,6 +79,7 @@ impl ServeConfig {
             keepalive: Keepalive::default(),
             disk: DiskLimits::default(),
             retain: Retain { history_ms_max: HISTORY_MS_MAX, history_bytes_max: HISTORY_BYTES_MAX },
+            brake: Brake::default(),
         }
     }
 
@@ -167,10 +174,21 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         Some(url) => url,
         None => reachable(scheme, address)?,
     };
-    let open_on_loopback = config.behind_proxy.is_none();
-    let seal = folder.seal_key()?;
-    let app = App::new(store, metrics, tasks.clone(), config.keepalive, join_url, tls.clone(), open_on_loopback, seal);
-    let app = Arc::new(app);
+    let app = Arc::new(App {
+        store,
+        presence: Presence::default(),
+        admission: Admission::default(),
+        challenges: AtomicI64::new(0),
+        metrics,
+        tasks: tasks.clone(),
+        keepalive: config.keepalive,
+        url: join_url,
+        tls: tls.clone(),
+        open_on_loopback: config.behind_proxy.is_none(),
+        brake: config.brake,
+        seal: folder.seal_key()?,
+        fetch_key: FetchKey::default(),
+    });
     match tls {
         None => folder.remove(PINS_FILE),
         Some(tls) if tls.authorities.is_first_start => {

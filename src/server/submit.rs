@@ -44,9 +44,10 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
     }
     let body = call.bytes(BODY_BYTES_MAX).await?;
     let idempotency = idempotency(&call, key.as_deref(), &body)?;
-    let Submission { targets, document, spec, note } = read(&body, key, call.app.store.clock.now_ms())?;
+    let Submission { targets, document, spec, note, confirm } = read(&body, key, call.app.store.clock.now_ms())?;
     let scope = actor.scope.clone();
-    let enqueue = Enqueue { actor, targets, document, spec, note, idempotency };
+    let brake = call.app.brake;
+    let enqueue = Enqueue { actor, targets, document, spec, note, confirm, brake, idempotency };
     let enqueued = call.app.store.try_write(enqueue).await?;
     let command =
         if wait > 0 { wait_for(&call, &enqueued, Duration::from_secs(wait), scope).await? } else { enqueued.command };
@@ -65,6 +66,8 @@ pub struct Submission {
     pub spec: Spec,
     /// For people.
     pub note: Option<String>,
+    /// How many agents the submitter says there are.
+    pub confirm: Option<u64>,
 }
 
 /// Reads a submission's body. `key`: the agent that the path names, if it names one.
@@ -84,8 +87,9 @@ pub fn read(body: &[u8], key: Option<String>, now_ms: i64) -> Result<Submission,
     if note.as_ref().is_some_and(|note| note.len() > NOTE_BYTES_MAX) {
         return Err(ApiError::field("note", format!("has more than {NOTE_BYTES_MAX} bytes")));
     }
+    let confirm = request.confirm;
     let (document, spec) = specification(request, now_ms)?;
-    Ok(Submission { targets, document, spec, note })
+    Ok(Submission { targets, document, spec, note, confirm })
 }
 
 fn idempotency(call: &Call, key: Option<&str>, body: &[u8]) -> Result<Option<(String, [u8; 32])>, ApiError> {

@@ -1,7 +1,7 @@
-//! Agents: listed, shown, their facts stored, revoked; and the key that a session is checked against.
+//! Agents: listed, shown, their facts stored, approved, revoked; and the key that a session is checked against.
 
 use super::audit::{self, Actor};
-use super::enqueue::{find_agent, in_scope};
+use super::enqueue::{Prefer, find_agent, find_one, in_scope};
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
@@ -9,7 +9,7 @@ use super::progress::fence;
 use super::transition::{Because, DeliveryRow, delivery_row, select_deliveries, transition};
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{AgentResponse, LastClose};
-use crate::protocol::ids::AgentId;
+use crate::protocol::ids::{AgentId, JoinId};
 use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
 use crate::protocol::state::State;
@@ -27,8 +27,8 @@ pub struct AgentRow {
 // The outbox count is one look into deliveries_outbox an agent.
 const SELECT: &str = "SELECT seq, id, name, epoch, connected_ms, proven_ms, close_reason, closed_ms, tags, facts, \
      enrolled_ms, version, os, \
-     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued'), clash_ms, \
-     approved_ms IS NULL FROM agents";
+     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued' AND d.held = 0), clash_ms, \
+     approved_ms IS NULL, enrolled_from, (SELECT id FROM joins WHERE joins.seq = agents.join_seq) FROM agents";
 
 fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
     let reason: Option<String> = row.get(6)?;
@@ -52,6 +52,8 @@ fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
             tags,
             facts: facts.and_then(|facts| serde_json::from_str(&facts).ok()),
             enrolled_ms: row.get(10)?,
+            enrolled_from: row.get(16)?,
+            join_id: JoinId::from_bytes(row.get(17)?),
             version: row.get(11)?,
             os: row.get(12)?,
         },
@@ -140,12 +142,12 @@ impl Store {
         .await
     }
 
-    /// How many deliveries wait in the outbox.
+    /// How many deliveries wait in the outbox, without those on hold.
     ///
     /// # Errors
     /// SQLite's.
     pub async fn outbox_size(&self) -> Result<u64, StoreError> {
-        const SQL: &str = "SELECT count(*) FROM deliveries WHERE state = 'queued'"; // deliveries_outbox
+        const SQL: &str = "SELECT count(*) FROM deliveries WHERE state = 'queued' AND held = 0"; // deliveries_outbox
         self.read(|conn| Ok(conn.prepare_cached(SQL)?.query_row([], |row| row.get(0))?)).await
     }
 }
@@ -204,6 +206,32 @@ impl RevokeAgent {
         }
         apply.touched.agents.insert(agent.seq);
         audit::record(apply, &self.actor, "agent.revoke", &agent.id, &serde_json::json!({ "name": agent.name }))?;
+        Ok(agent_by_seq(apply.conn, agent.seq)?.response)
+    }
+}
+
+/// Lets an agent in that waits for approval.
+#[derive(Clone, Debug)]
+pub struct ApproveAgent {
+    /// Who decides.
+    pub actor: Actor,
+    /// Its id or name.
+    pub key: String,
+}
+
+impl ApproveAgent {
+    /// Marks the row. Idempotent. Its next connection finds it approved. By a name that one waiting agent has, and others
+    /// that do not wait, it means the one that waits.
+    ///
+    /// # Errors
+    /// `NotFound`, `Ambiguous`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<AgentResponse, StoreError> {
+        const APPROVE: &str = "UPDATE agents SET approved_ms = ?2 WHERE seq = ?1";
+        let agent = find_one(apply.conn, &self.key, &self.actor.scope, Prefer::Pending)?;
+        if agent.pending {
+            apply.conn.prepare_cached(APPROVE)?.execute((agent.seq, apply.now_ms))?;
+            audit::record(apply, &self.actor, "agent.approve", &agent.id, &serde_json::json!({ "name": agent.name }))?;
+        }
         Ok(agent_by_seq(apply.conn, agent.seq)?.response)
     }
 }

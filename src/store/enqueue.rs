@@ -1,10 +1,11 @@
 //! A submission: the command, one delivery an agent and the audit row, all in one transaction.
 
 use super::audit::{self, Actor};
+use super::brake::Brake;
 use super::error::StoreError;
 use super::history::command_response;
 use super::op::Apply;
-use crate::protocol::http::{Candidate, CommandResponse, DeliveryResponse};
+use crate::protocol::http::{Approval, Candidate, CommandResponse, DeliveryResponse};
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
@@ -38,6 +39,10 @@ pub struct Enqueue {
     pub spec: Spec,
     /// For people.
     pub note: Option<String>,
+    /// How many agents the submitter says there are.
+    pub confirm: Option<u64>,
+    /// Above which numbers of agents it is not just taken.
+    pub brake: Brake,
     /// The client's key, and the hash of what it submitted.
     pub idempotency: Option<(String, [u8; 32])>,
 }
@@ -84,7 +89,7 @@ impl Enqueue {
     /// Adds the rows.
     ///
     /// # Errors
-    /// `Quota`, `NotFound`, `Ambiguous`, `NoTargets`, `KeyReused`; SQLite's.
+    /// `Quota`, `NotFound`, `Ambiguous`, `NoTargets`, `ConfirmNeeded`, `KeyReused`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Enqueued, StoreError> {
         if let Some(replayed) = self.replay(apply)? {
             return Ok(replayed);
@@ -96,17 +101,21 @@ impl Enqueue {
         if targets.is_empty() {
             return Err(StoreError::NoTargets);
         }
+        self.brake.confirm(apply.conn, self.actor.role, &self.targets, &targets, self.confirm)?;
+        let held = self.brake.holds(targets.len());
         let id = CommandId::new();
-        let command_seq = self.insert_command(apply, id)?;
+        let command_seq = self.insert_command(apply, id, held)?;
         let mut deliveries = Vec::with_capacity(targets.len());
         for target in &targets {
-            let delivery = self.insert_delivery(apply, command_seq, target)?;
-            deliveries.push(DeliveryResponse::queued(delivery, target.id, target.name.clone()));
+            let delivery = self.insert_delivery(apply, command_seq, target, held)?;
+            let queued = DeliveryResponse::queued(delivery, target.id, target.name.clone());
+            deliveries.push(DeliveryResponse { held, ..queued });
         }
         let detail = serde_json::json!({
             "spec_sha256": hex(&sha256(self.document.as_bytes())),
             "summary": self.spec.summary().chars().take(200).collect::<String>(),
             "agents": targets.len(),
+            "held": held,
         });
         audit::record(apply, &self.actor, "command.submit", &id, &detail)?;
         let command = CommandResponse {
@@ -117,6 +126,7 @@ impl Enqueue {
             summary: self.spec.summary(),
             not_after_ms: self.spec.not_after_ms,
             note: self.note.clone(),
+            approval: held.then(Approval::default),
             state: (deliveries.len() == 1).then_some(State::Queued),
             states: [(State::Queued, deliveries.len() as u64)].into(),
             deliveries,
@@ -141,9 +151,9 @@ impl Enqueue {
         Ok(Some(Enqueued { command_seq, command: command.response, replayed: true }))
     }
 
-    fn insert_command(&self, apply: &Apply<'_>, id: CommandId) -> Result<i64, StoreError> {
+    fn insert_command(&self, apply: &Apply<'_>, id: CommandId, approval: bool) -> Result<i64, StoreError> {
         const SQL: &str = "INSERT INTO commands (id, created_ms, token_seq, spec, timeout_ms, not_after_ms, \
-             output_bytes_max, note, idempotency_key, idempotency_hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+             output_bytes_max, note, idempotency_key, idempotency_hash, approval) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
         apply.conn.prepare_cached(SQL)?.execute((
             id.as_bytes(),
             apply.now_ms,
@@ -155,6 +165,7 @@ impl Enqueue {
             &self.note,
             self.idempotency.as_ref().map(|(key, _)| key),
             self.idempotency.as_ref().map(|(_, hash)| hash),
+            approval,
         ))?;
         Ok(apply.conn.last_insert_rowid())
     }
@@ -164,8 +175,10 @@ impl Enqueue {
         apply: &mut Apply<'_>,
         command_seq: i64,
         target: &Target,
+        held: bool,
     ) -> Result<DeliveryId, StoreError> {
-        const DELIVERY: &str = "INSERT INTO deliveries (id, command_seq, agent_seq, due_ms) VALUES (?1, ?2, ?3, ?4)";
+        const DELIVERY: &str =
+            "INSERT INTO deliveries (id, command_seq, agent_seq, due_ms, held) VALUES (?1, ?2, ?3, ?4, ?5)";
         const TRANSITION: &str =
             "INSERT INTO transitions (delivery_seq, at_ms, before, event, cause) VALUES (?1, ?2, '', 'queued', ?3)";
         let id = DeliveryId::new();
@@ -174,6 +187,7 @@ impl Enqueue {
             command_seq,
             target.seq,
             self.spec.not_after_ms,
+            held,
         ))?;
         let seq = apply.conn.last_insert_rowid();
         apply.conn.prepare_cached(TRANSITION)?.execute((seq, apply.now_ms, &self.actor.name))?;
@@ -211,7 +225,7 @@ impl Selector {
                 let mut met = BTreeSet::new();
                 let mut targets = Vec::with_capacity(keys.len());
                 for key in keys {
-                    let found = find_agent(apply.conn, key, scope)?;
+                    let found = find_one(apply.conn, key, scope, Prefer::Approved)?;
                     if found.pending {
                         return Err(StoreError::Conflict(format!(
                             "{} waits for approval: `postrider agents approve {}` lets it in",
@@ -230,11 +244,30 @@ impl Selector {
     }
 }
 
+/// Whom a name means when several agents have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefer {
+    /// Nobody: it is ambiguous.
+    Nobody,
+    /// Those that do not wait for approval: a stranger who enrolls with a name that is taken makes it mean nobody else.
+    Approved,
+    /// Those that wait for approval.
+    Pending,
+}
+
 /// Finds the one agent, not revoked, with this id or name. Outside the scope there are none.
 ///
 /// # Errors
 /// `NotFound`, `Ambiguous`; SQLite's.
 pub fn find_agent(conn: &rusqlite::Connection, key: &str, scope: &Scope) -> Result<Target, StoreError> {
+    find_one(conn, key, scope, Prefer::Nobody)
+}
+
+/// The same; of several that have the name, those are meant that `prefer` says, if there are such.
+///
+/// # Errors
+/// `NotFound`, `Ambiguous`; SQLite's.
+pub fn find_one(conn: &rusqlite::Connection, key: &str, scope: &Scope, prefer: Prefer) -> Result<Target, StoreError> {
     const BY_ID: &str = concat!(
         "SELECT seq, id, name, approved_ms IS NULL FROM agents WHERE id = ?1 AND revoked_ms IS NULL AND ",
         in_scope!("agents.tags", "?2")
@@ -251,6 +284,10 @@ pub fn find_agent(conn: &rusqlite::Connection, key: &str, scope: &Scope) -> Resu
     }
     let mut found: Vec<Target> =
         conn.prepare_cached(BY_NAME)?.query_map((key, scope), target)?.collect::<Result<_, _>>()?;
+    let preferred = |agent: &Target| prefer != Prefer::Nobody && agent.pending == (prefer == Prefer::Pending);
+    if found.iter().any(preferred) {
+        found.retain(preferred);
+    }
     match found.len() {
         0 => Err(not_found()),
         1 => Ok(found.remove(0)),
@@ -261,13 +298,17 @@ pub fn find_agent(conn: &rusqlite::Connection, key: &str, scope: &Scope) -> Resu
 /// Most candidates that an error lists.
 const CANDIDATES_MAX: usize = 20;
 
-fn candidates(conn: &rusqlite::Connection, found: &[Target]) -> Result<Vec<Candidate>, StoreError> {
+/// The first of these agents, for an error.
+///
+/// # Errors
+/// SQLite's.
+pub fn candidates(conn: &rusqlite::Connection, found: &[Target]) -> Result<Vec<Candidate>, StoreError> {
     const SQL: &str = "SELECT tags FROM agents WHERE seq = ?1";
     let mut candidates = Vec::new();
     for agent in found.iter().take(CANDIDATES_MAX) {
         let tags: String = conn.prepare_cached(SQL)?.query_row([agent.seq], |row| row.get(0))?;
         let tags = serde_json::from_str(&tags).unwrap_or_default();
-        candidates.push(Candidate { id: agent.id, name: agent.name.clone(), tags });
+        candidates.push(Candidate { id: agent.id, name: agent.name.clone(), tags, pending: agent.pending });
     }
     Ok(candidates)
 }

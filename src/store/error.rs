@@ -25,6 +25,22 @@ pub enum StoreError {
     /// A submission that no agent matches.
     #[error("no agent matches the targets")]
     NoTargets,
+    /// A submission to so many agents wants their number, and none or another one was given.
+    #[error("{}", confirm_needed(*.count, *.given))]
+    ConfirmNeeded {
+        /// How many it would go to.
+        count: u64,
+        /// How many were said.
+        given: Option<u64>,
+        /// The first of them.
+        candidates: Vec<Candidate>,
+    },
+    /// Somebody would approve what they submitted themselves.
+    #[error("{by:?} submitted the command: a second person has to approve it, with a token of their own")]
+    SamePerson {
+        /// Who submitted it.
+        by: String,
+    },
     /// The same idempotency key came with another body.
     #[error("the idempotency key was used for another request")]
     KeyReused,
@@ -58,6 +74,16 @@ pub enum StoreError {
     /// A row that the schema's rules forbid, or a statement that is wrong: a bug.
     #[error("database: {0}")]
     Sql(String),
+}
+
+fn confirm_needed(count: u64, given: Option<u64>) -> String {
+    let agents = if count == 1 { "1 agent".to_owned() } else { format!("{count} agents") };
+    match given {
+        None => {
+            format!("this would go to {agents}, which is to be confirmed (\"confirm\": {count}): nothing was submitted")
+        }
+        Some(given) => format!("this would go to {agents}, and {given} was confirmed: nothing was submitted"),
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -1,11 +1,11 @@
 //! Commands as people read them: one with everything that happened, lists, and what is new since a cursor.
 
-use super::enqueue::{find_agent, in_scope};
+use super::enqueue::{Prefer, find_one, in_scope};
 use super::error::StoreError;
 use super::handle::Store;
 use super::transition::state_column;
 use crate::protocol::http::{
-    CommandResponse, CommandsResponse, DeliveryResponse, LIST_DELIVERIES_MAX, OutputEvent, TransitionEvent,
+    Approval, CommandResponse, CommandsResponse, DeliveryResponse, LIST_DELIVERIES_MAX, OutputEvent, TransitionEvent,
     TransitionResponse,
 };
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
@@ -40,7 +40,8 @@ pub fn command_response(
     transitions: bool,
     scope: &Scope,
 ) -> Result<CommandRead, StoreError> {
-    const SQL: &str = "SELECT c.seq, c.created_ms, t.name, c.spec, c.not_after_ms, c.note \
+    const SQL: &str = "SELECT c.seq, c.created_ms, t.name, c.spec, c.not_after_ms, c.note, c.approval, c.approved_ms, \
+         (SELECT name FROM tokens WHERE tokens.seq = c.approved_by) \
          FROM commands c JOIN tokens t ON t.seq = c.token_seq WHERE c.id = ?1";
     const STATES: &str = concat!(
         "SELECT state, count(*) FROM deliveries d WHERE command_seq = ?1 AND (?2 = '{}' OR EXISTS ( \
@@ -54,6 +55,8 @@ pub fn command_response(
         .prepare_cached(SQL)?
         .query_row([id.as_bytes()], |row| {
             let spec: String = row.get(3)?;
+            let needed: bool = row.get(6)?;
+            let approval = Approval { needed, approved_ms: row.get(7)?, approved_by: row.get(8)? };
             Ok(CommandRead {
                 seq: row.get(0)?,
                 response: CommandResponse {
@@ -64,6 +67,7 @@ pub fn command_response(
                     spec,
                     not_after_ms: row.get(4)?,
                     note: row.get(5)?,
+                    approval: needed.then_some(approval),
                     state: None,
                     states: BTreeMap::new(),
                     deliveries: Vec::new(),
@@ -98,7 +102,7 @@ fn deliveries(
     const SQL: &str = concat!(
         "SELECT d.id, a.id, a.name, d.state, d.attempt, d.exit_code, d.signal, d.reason, \
          d.cancel_requested_ms, d.accepted_ms, d.started_ms, d.finished_ms, d.duration_ms, \
-         d.stdout_next, d.stdout_kept, d.stdout_bytes, d.stderr_next, d.stderr_kept, d.stderr_bytes \
+         d.stdout_next, d.stdout_kept, d.stdout_bytes, d.stderr_next, d.stderr_kept, d.stderr_bytes, d.held \
          FROM deliveries d JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = ?1 AND ",
         in_scope!("a.tags", "?3"),
         " ORDER BY d.seq LIMIT ?2"
@@ -127,6 +131,7 @@ fn deliveries(
             duration_ms: row.get(12)?,
             stdout: stream(row, 13)?,
             stderr: stream(row, 16)?,
+            held: row.get(19)?,
             transitions: Vec::new(),
         })
     })?;
@@ -298,7 +303,7 @@ fn find_agent_ever(conn: &Connection, key: &str, scope: &Scope) -> Result<i64, S
     {
         return Ok(seq);
     }
-    find_agent(conn, key, scope).map(|agent| agent.seq)
+    find_one(conn, key, scope, Prefer::Approved).map(|agent| agent.seq)
 }
 
 fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor, scope: &str) -> Result<Events, StoreError> {

@@ -4,8 +4,10 @@
 //! ([`pool`]). Each operation is one file, named by its verb or noun.
 
 pub mod agents;
+pub mod approval;
 pub mod audit;
 pub mod authorities;
+pub mod brake;
 pub mod cancel;
 pub mod commit;
 pub mod disk;

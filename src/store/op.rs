@@ -3,7 +3,8 @@
 //! They are an enum and not closures over a connection, so that a group can be applied again after a failure and
 //! another engine could apply the same group. Each operation is a struct in its own file with one `apply`.
 
-use super::agents::{RevokeAgent, StoreFacts};
+use super::agents::{ApproveAgent, RevokeAgent, StoreFacts};
+use super::approval::ApproveCommand;
 use super::authorities::{CreateAuthority, RetireAuthority};
 use super::cancel::{Cancel, Cancelled};
 use super::commit::Touched;
@@ -19,7 +20,7 @@ use super::retain::Retain;
 use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use crate::protocol::access::{JoinResponse, TokenResponse};
-use crate::protocol::http::AgentResponse;
+use crate::protocol::http::{AgentResponse, CommandResponse};
 use rusqlite::Connection;
 
 /// What an operation works with.
@@ -79,6 +80,8 @@ macro_rules! operations {
 operations! {
     /// A submission.
     Enqueue => Enqueued,
+    /// A second person approves a held command.
+    ApproveCommand => CommandResponse,
     /// A request to cancel.
     Cancel => Cancelled,
     /// An agent authenticated.
@@ -109,6 +112,8 @@ operations! {
     RevokeJoin => (),
     /// An agent enrolls.
     Enroll => Enrolled,
+    /// An agent that waits is let in.
+    ApproveAgent => AgentResponse,
     /// An agent is revoked.
     RevokeAgent => AgentResponse,
     /// A token is made.

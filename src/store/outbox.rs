@@ -55,9 +55,9 @@ pub struct OutboxRow {
     pub attempt: u32,
     /// The specification document, byte for byte.
     pub spec: String,
-    /// When the command was committed, in Unix milliseconds.
-    pub created_ms: i64,
-    /// It was committed while this session stood.
+    /// Since when it may go out, in Unix milliseconds.
+    pub free_ms: i64,
+    /// That was while this session stood.
     pub fresh: bool,
 }
 
@@ -70,9 +70,9 @@ impl Claim {
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Claimed, StoreError> {
         const AGENT: &str = "SELECT revoked_ms IS NOT NULL, ready_epoch = epoch FROM agents WHERE seq = ?1";
         const HELD: &str = "SELECT id, cancel_requested_ms IS NOT NULL FROM deliveries \
-             WHERE agent_seq = ?1 AND state IN ('accepted', 'running') ORDER BY seq"; // deliveries_held
-        const QUEUED: &str = "SELECT id FROM deliveries WHERE agent_seq = ?1 AND state = 'queued' AND due_ms > ?2 \
-             AND cancel_requested_ms IS NULL ORDER BY seq LIMIT ?3"; // deliveries_outbox
+             WHERE agent_seq = ?1 AND state IN ('accepted', 'running') ORDER BY seq"; // deliveries_at_agent
+        const QUEUED: &str = "SELECT id FROM deliveries WHERE agent_seq = ?1 AND state = 'queued' AND held = 0 \
+             AND due_ms > ?2 AND cancel_requested_ms IS NULL ORDER BY seq LIMIT ?3"; // deliveries_outbox
         let conn = apply.conn;
         let (revoked, ready): (bool, bool) =
             conn.prepare_cached(AGENT)?.query_row([self.agent_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -129,8 +129,8 @@ impl Claim {
             record(apply, &row, "dispatched", Some(attempt), &because)?;
         }
         let spec = apply.conn.prepare_cached(SPEC)?.query_row([row.command_seq], |row| row.get(0))?;
-        let fresh = attempt == 1 && connected_ms <= row.created_ms;
-        Ok(Some(OutboxRow { id, attempt, spec, created_ms: row.created_ms, fresh }))
+        let fresh = attempt == 1 && connected_ms <= row.free_ms;
+        Ok(Some(OutboxRow { id, attempt, spec, free_ms: row.free_ms, fresh }))
     }
 }
 

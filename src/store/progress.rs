@@ -88,8 +88,8 @@ impl Accept {
             State::Queued => {
                 transition(apply, &mut row, State::Accepted, &self.0.because())?;
                 // What waited for an offline agent says nothing about us.
-                if fence(apply, self.0.agent_seq, self.0.epoch)? <= row.created_ms {
-                    apply.touched.accept_ms.push(apply.now_ms - row.created_ms);
+                if fence(apply, self.0.agent_seq, self.0.epoch)? <= row.free_ms {
+                    apply.touched.accept_ms.push(apply.now_ms - row.free_ms);
                 }
                 if row.cancel_requested {
                     // It was asked for while the dispatch was under way: now there is somebody to ask.

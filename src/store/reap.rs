@@ -51,6 +51,9 @@ fn end(apply: &mut Apply<'_>, mut row: DeliveryRow) -> Result<(), StoreError> {
     // A row in doubt may have been taken in time: its report has as long as that of an accepted one.
     let doubt_over_ms = row.not_after_ms + row.timeout_ms + LOST_GRACE_MS;
     match row.state {
+        State::Queued if row.held => {
+            transition(apply, &mut row, State::Expired, &because("not approved before its expiry"))
+        }
         State::Queued if !row.in_doubt => {
             transition(apply, &mut row, State::Expired, &because("not started before its expiry"))
         }

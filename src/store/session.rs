@@ -133,8 +133,12 @@ impl BeginSession {
 
     /// Rows that the journal does not have: what we thought accepted is lost, what was in doubt never arrived.
     fn reconcile_the_rest(&self, apply: &mut Apply<'_>, epoch: u64, clash: bool) -> Result<(), StoreError> {
-        const HELD: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('accepted', 'running')"); // deliveries_held
-        const DOUBTED: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.in_doubt = 1"); // deliveries_outbox
+        // deliveries_at_agent and deliveries_outbox: without the order SQLite would read the agent's whole history.
+        const HELD: &str =
+            select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('accepted', 'running') ORDER BY d.seq");
+        const DOUBTED: &str = select_deliveries!(
+            "WHERE d.agent_seq = ?1 AND d.state = 'queued' AND d.held = 0 AND d.in_doubt = 1 ORDER BY d.seq"
+        );
         const CLEAR: &str = "UPDATE deliveries SET in_doubt = 0, due_ms = ?2 WHERE seq = ?1";
         let journaled: HashSet<DeliveryId> = self.journal.iter().map(|entry| entry.delivery).collect();
         let because = match clash {

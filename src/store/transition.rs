@@ -27,6 +27,8 @@ pub struct DeliveryRow {
     pub attempt: u32,
     /// Dispatched, and no hello has told since whether it arrived.
     pub in_doubt: bool,
+    /// On hold: its command was not approved.
+    pub held: bool,
     /// Somebody asked to cancel it.
     pub cancel_requested: bool,
     /// Its agent has reported its start.
@@ -35,8 +37,8 @@ pub struct DeliveryRow {
     pub timeout_ms: i64,
     /// The command's expiry.
     pub not_after_ms: i64,
-    /// When the command was committed.
-    pub created_ms: i64,
+    /// Since when it may go out: when the command was committed, or else approved.
+    pub free_ms: i64,
 }
 
 /// A statement that reads [`DeliveryRow`]s: what follows the join of `deliveries d` and `commands c`.
@@ -44,8 +46,8 @@ macro_rules! select_deliveries {
     ($rest:literal) => {
         concat!(
             "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
-             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, c.created_ms, d.id, \
-             d.started_ms IS NOT NULL \
+             d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, coalesce(c.approved_ms, c.created_ms), d.id, \
+             d.started_ms IS NOT NULL, d.held \
              FROM deliveries d JOIN commands c ON c.seq = d.command_seq ",
             $rest
         )
@@ -68,9 +70,10 @@ pub fn delivery_row(row: &Row<'_>) -> rusqlite::Result<DeliveryRow> {
         in_doubt: row.get(5)?,
         cancel_requested: row.get(6)?,
         started: row.get(11)?,
+        held: row.get(12)?,
         timeout_ms: row.get(7)?,
         not_after_ms: row.get(8)?,
-        created_ms: row.get(9)?,
+        free_ms: row.get(9)?,
     })
 }
 
@@ -115,10 +118,12 @@ pub fn transition(
     next: State,
     because: &Because<'_>,
 ) -> Result<(), StoreError> {
-    const ACCEPTED: &str =
-        "UPDATE deliveries SET state = 'accepted', in_doubt = 0, accepted_ms = ?2, due_ms = ?3 WHERE seq = ?1";
+    // What is on hold can be in a journal after a restored backup only: it was approved once.
+    const ACCEPTED: &str = "UPDATE deliveries SET state = 'accepted', in_doubt = 0, held = 0, accepted_ms = ?2, \
+         due_ms = ?3 WHERE seq = ?1";
     const RUNNING: &str = "UPDATE deliveries SET state = 'running', started_ms = ?2, due_ms = ?3 WHERE seq = ?1";
-    const ENDED: &str = "UPDATE deliveries SET state = ?2, in_doubt = 0, finished_ms = ?3, reason = ?4 WHERE seq = ?1";
+    const ENDED: &str = "UPDATE deliveries SET state = ?2, in_doubt = 0, held = 0, finished_ms = ?3, reason = ?4 \
+         WHERE seq = ?1";
     if !delivery.state.may_become(next) {
         return Err(StoreError::Conflict(format!("a delivery that is {} cannot become {next}", delivery.state)));
     }
@@ -144,7 +149,7 @@ pub fn transition(
     Ok(())
 }
 
-/// Records something that happened without a move: `dispatched`, `cancel_requested`, or a move itself.
+/// Records something that happened without a move: `approved`, `dispatched`, `cancel_requested`, or a move itself.
 ///
 /// # Errors
 /// SQLite's.

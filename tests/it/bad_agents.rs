@@ -14,7 +14,7 @@ use postrider::protocol::output::{OutputFrame, Stream};
 use postrider::protocol::state::State;
 use postrider::server::session::reader::FAULTS_MAX;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -348,9 +348,12 @@ async fn a_revoked_agent_is_cut_at_once_and_stays_out() {
     let (delivery, _) = agent.dispatched().await;
     agent.send(&AgentFrame::Accepted { delivery }).await;
     server.api.until(&held, &["accepted"]).await;
-    let revoked = server.api.call("DELETE", "/api/agents/web-1", Value::Null).await;
-    assert_eq!(revoked.status, 200);
-    assert_eq!(close_code(&mut agent.socket).await, Some(CloseReason::Revoked.code()));
+    let asked = Instant::now();
+    let (revoked, (closed, after)) = tokio::join!(server.api.call("DELETE", "/api/agents/web-1", Value::Null), async {
+        (close_code(&mut agent.socket).await, asked.elapsed())
+    });
+    println!("revoked: the agent's socket ended {:.1} ms after the request was sent", after.as_secs_f64() * 1e3);
+    assert_eq!((revoked.status.as_u16(), closed), (200, Some(CloseReason::Revoked.code())));
     let (mut socket, nonce, id) = dial(address(&server)).await;
     socket.send(Message::text(encode(&identity.hello(&nonce, id, Vec::new())))).await.unwrap();
     assert_eq!(close_code(&mut socket).await, Some(CloseReason::Revoked.code()));
@@ -361,5 +364,35 @@ async fn a_revoked_agent_is_cut_at_once_and_stays_out() {
     // Its name is free again.
     Identity::enroll(&server.api, "web-1").await;
     server.api.run("web-1", "true").await;
+    server.stop().await;
+}
+
+/// Whoever heard a handshake that came off has nothing to say on a connection of their own, not even the whole frame.
+#[tokio::test]
+async fn a_recorded_hello_opens_nothing() {
+    let server = TestServer::start().await;
+    let identity = Identity::enroll(&server.api, "web-1").await;
+    let (mut socket, nonce, id) = dial(address(&server)).await;
+    let recorded = encode(&identity.hello(&nonce, id, Vec::new()));
+    socket.send(Message::text(recorded.clone())).await.unwrap();
+    let welcome = crate::harness::raw_agent::next_frame(&mut socket).await.unwrap();
+    let mut agent = RawAgent { socket, welcome };
+    agent.send(&AgentFrame::Ready).await;
+    let command = server.api.run("web-1", "true").await;
+    let (delivery, _) = agent.dispatched().await;
+    for _ in 0..3 {
+        let (mut other, _, _) = dial(address(&server)).await;
+        other.send(Message::text(recorded.clone())).await.unwrap();
+        assert_eq!(close_code(&mut other).await, Some(CloseReason::Unauthorized.code()));
+    }
+    // The session that it opened goes on, and after its end the recording is as worthless.
+    agent.complete(delivery).await;
+    server.api.until(&command, &["succeeded"]).await;
+    drop(agent);
+    server.api.until_online("web-1", false).await;
+    let (mut other, _, _) = dial(address(&server)).await;
+    other.send(Message::text(recorded)).await.unwrap();
+    assert_eq!(close_code(&mut other).await, Some(CloseReason::Unauthorized.code()));
+    assert_eq!(server.api.get("/api/agents/web-1").await["epoch"], 1);
     server.stop().await;
 }

@@ -161,7 +161,7 @@ async fn several_agents_have_prefixes_a_table_and_zero_or_one() {
     }
     // Only the first one can make the folder.
     let line = format!("mkdir {}/once", folder.path().display());
-    let split = run(data, &["run", "--all", "--", &line]).await;
+    let split = run(data, &["run", "--all", "--confirm", "2", "--", &line]).await;
     assert_eq!(split.code, Some(1), "{split:?}");
     for (state, count) in [("succeeded", 1), ("failed", 1)] {
         assert_eq!(split.stderr.lines().filter(|line| line.contains(state)).count(), count, "{split:?}");
@@ -170,7 +170,7 @@ async fn several_agents_have_prefixes_a_table_and_zero_or_one() {
     let last = tagged.objects().pop().unwrap();
     assert_eq!(last["deliveries"].as_array().unwrap().len(), 1, "{last}");
     assert_eq!(last["deliveries"][0]["agent_name"], "db");
-    let all = good(data, &["run", "--all", "--json", "--", "true"]).await;
+    let all = good(data, &["run", "--all", "--confirm", "2", "--json", "--", "true"]).await;
     assert_eq!(all.objects().pop().unwrap()["deliveries"].as_array().unwrap().len(), 2);
     let none = run(data, &["run", "--tag", "site=rome", "--", "true"]).await;
     assert_eq!(none.code, Some(125), "{none:?}");

@@ -182,7 +182,7 @@ async fn a_stream_that_broke_off_in_the_middle_is_taken_up_where_it_was() {
 async fn a_command_to_several_ends_with_the_last_of_them() {
     let server = TestServer::start().await;
     let (first, second) = (Identity::enroll(&server.api, "a").await, Identity::enroll(&server.api, "b").await);
-    let body = json!({ "command": "true", "targets": { "all": true } });
+    let body = json!({ "command": "true", "targets": { "all": true }, "confirm": 2 });
     let command = id(&server.api.call("POST", "/api/commands", body).await.json());
     let mut events = Events::open(&server.api, &command, None).await;
     let mut agent = RawAgent::connect(&server.api, &first).await;

@@ -80,7 +80,7 @@ async fn filters_by_state_and_agent_go_together_and_page() {
     let api = &server.api;
     let identity = Identity::enroll(api, "a").await;
     let other = Identity::enroll(api, "b").await;
-    let to_all = json!({ "command": "true", "targets": { "all": true } });
+    let to_all = json!({ "command": "true", "targets": { "all": true }, "confirm": 2 });
     let both = id(&api.call("POST", "/api/commands", to_all).await.json());
     let mut agent = RawAgent::connect(api, &identity).await;
     let delivery = agent.dispatched().await.0;
@@ -207,7 +207,11 @@ async fn a_submission_to_many_is_all_or_nothing() {
         assert_eq!(api.call("POST", "/api/enroll", body).await.status, 201);
     }
     let send = |targets: Value| async move {
-        api.call("POST", "/api/commands", json!({ "command": "true", "targets": targets })).await
+        let mut body = json!({ "command": "true", "targets": targets });
+        if targets["all"] == true {
+            body["confirm"] = json!(3);
+        }
+        api.call("POST", "/api/commands", body).await
     };
     let cases = [
         (json!({ "all": true }), vec!["a", "b", "c"]),
@@ -297,7 +301,7 @@ async fn output_is_read_from_any_position_over_a_gap() {
         assert_eq!(reply.problem().0, status, "{query}");
     }
     Identity::enroll(api, "b").await;
-    let body = json!({ "command": "true", "targets": { "all": true } });
+    let body = json!({ "command": "true", "targets": { "all": true }, "confirm": 2 });
     let both = id(&api.call("POST", "/api/commands", body).await.json());
     let path = format!("/api/commands/{both}/output");
     assert_eq!(api.call("GET", &path, Value::Null).await.problem().0, 409, "whose output?");

@@ -3,10 +3,12 @@
 
 mod agent_disk;
 mod agent_link;
+mod approval;
 mod bad_agents;
 mod bad_links;
 mod bad_requests;
 mod black_hole;
+mod brake;
 mod cancel_race;
 mod cli;
 mod cli_follow;
@@ -36,6 +38,7 @@ mod late_frames;
 mod links;
 mod lost_frames;
 mod model;
+mod pending;
 mod proxy;
 mod quota;
 mod random_cuts;

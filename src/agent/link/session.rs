@@ -5,7 +5,7 @@ use super::intake::{Intake, REPLIES_MAX, Reply};
 use super::keepalive::{Keepalive, Pongs};
 use super::reader::Reader;
 use super::sent::Sent;
-use super::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, Leave, SESSION_GOOD};
+use super::wait::{BACKOFF_AFTER_WELCOME, BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_PENDING, Leave, SESSION_GOOD};
 use super::writer::Writer;
 use crate::agent::credential::Credential;
 use crate::agent::data::DataFolder;
@@ -69,8 +69,20 @@ pub async fn stay_connected(
         if stop.is_cancelled() {
             return;
         }
+        if leave.is_pending() {
+            backoff.ease(BACKOFF_PENDING);
+        }
         let wait = backoff.next(leave.at_least());
-        warn!("not connected to {}: {leave}; trying again in {:.1} s", credential.url, wait.as_secs_f32());
+        if leave.is_pending() {
+            info!(
+                "{} waits for approval at {}: `postrider agents approve {agent}` there lets it in; asking again in {:.1} s",
+                credential.name,
+                credential.url,
+                wait.as_secs_f32()
+            );
+        } else {
+            warn!("not connected to {}: {leave}; trying again in {:.1} s", credential.url, wait.as_secs_f32());
+        }
         if let Some(advice) = leave.advice() {
             error!("{advice}");
         }

@@ -20,6 +20,10 @@ pub const BACKOFF_AFTER_WELCOME: Duration = Duration::from_secs(4);
 const HOPELESS_WAIT: Duration = Duration::from_secs(60);
 /// Least wait after another process took our identity: two such processes must not throw each other out in a spin.
 pub const SUPERSEDED_WAIT: Duration = Duration::from_secs(10);
+/// Least wait before asking again whether somebody has approved us: a person who has just done it should see it soon.
+const PENDING_WAIT: Duration = Duration::from_secs(10);
+/// Ceiling of what is drawn on top of that: a few thousand who wait must not keep a server busy.
+pub const BACKOFF_PENDING: Duration = Duration::from_secs(20);
 /// Longest wait that a server can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 
@@ -84,6 +88,11 @@ impl Leave {
         }
     }
 
+    /// Whether the server waits for somebody to approve us.
+    pub fn is_pending(&self) -> bool {
+        matches!(self, Leave::Closed { reason: CloseReason::Pending, .. })
+    }
+
     /// The least wait before the next try.
     pub fn at_least(&self) -> Option<Duration> {
         match self {
@@ -92,6 +101,7 @@ impl Leave {
             Leave::Unreachable(HttpClientError::Tls { source, .. }) if source.is_identity() => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Revoked | CloseReason::Unauthorized, .. } => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Superseded, .. } => Some(SUPERSEDED_WAIT),
+            Leave::Closed { reason: CloseReason::Pending, .. } => Some(PENDING_WAIT),
             Leave::Left { reason: CloseReason::AgentStorage, .. } => Some(SUPERSEDED_WAIT),
             _ => None,
         }

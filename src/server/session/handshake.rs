@@ -191,6 +191,10 @@ async fn check(app: &App, nonce: &[u8; 32], hello: &Hello) -> Result<AgentKey, C
     UnparsedPublicKey::new(&ED25519, key.public_key)
         .verify(&signed, &signature)
         .map_err(|_| CloseReason::Unauthorized)?;
-    // Only whoever holds the key learns that it was revoked.
-    if key.revoked { Err(CloseReason::Revoked) } else { Ok(key) }
+    // Only whoever holds the key learns that it was revoked, or that it waits.
+    match (key.revoked, key.pending) {
+        (true, _) => Err(CloseReason::Revoked),
+        (false, true) => Err(CloseReason::Pending),
+        (false, false) => Ok(key),
+    }
 }

@@ -277,14 +277,14 @@ impl Writer {
     }
 
     async fn dispatch(&mut self, row: OutboxRow) -> Result<(), CloseReason> {
-        let (delivery, fresh, created_ms) = (row.id, row.fresh, row.created_ms);
+        let (delivery, fresh, free_ms) = (row.id, row.fresh, row.free_ms);
         let frame = dispatch_frame(row);
         // In flight from before the write: an answer may come while it is still under way.
         self.in_flight.insert(delivery, InFlight { since: Instant::now(), bytes: frame.len() });
         self.write(Message::text(frame)).await?;
         crash::point("session.dispatched");
         if fresh {
-            self.app.metrics.dispatched(self.app.store.clock.now_ms() - created_ms);
+            self.app.metrics.dispatched(self.app.store.clock.now_ms() - free_ms);
         }
         Ok(())
     }

@@ -7,10 +7,11 @@
 use crate::harness::raw_agent::success;
 use crate::harness::small_disk::SmallDisk;
 use crate::model::steps::Step;
-use crate::model::world::World;
+use crate::model::world::{AGENTS, World};
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::output::{OUTPUT_CHUNK_BYTES_MAX, OutputFrame, Stream};
 use postrider::protocol::spec::Spec;
+use postrider::store::brake::Brake;
 use postrider::store::cancel::Cancel;
 use postrider::store::enqueue::{Enqueue, Selector};
 use postrider::store::error::StoreError;
@@ -56,6 +57,8 @@ async fn submit_and_cancel(world: &Parts, answers: &Mutex<Vec<Answered>>) {
             document: document.to_owned(),
             spec: Spec::parse(document.as_bytes()).unwrap(),
             note: None,
+            confirm: Some(AGENTS as u64),
+            brake: Brake::default(),
             idempotency: None,
         };
         let id = world.store.try_write(enqueue).await.unwrap().command.id;

@@ -24,8 +24,7 @@ fn state(text: &str) -> State {
 
 /// The file's rows are the model's.
 fn deliveries(world: &World, conn: &Connection) {
-    let sql =
-        "SELECT id, state, attempt, in_doubt, cancel_requested_ms IS NOT NULL, due_ms FROM deliveries ORDER BY seq";
+    let sql = "SELECT id, state, attempt, in_doubt, cancel_requested_ms IS NOT NULL, due_ms, held FROM deliveries ORDER BY seq";
     let mut statement = conn.prepare(sql).unwrap();
     let mut rows = statement.query([]).unwrap();
     let mut expected = world.rows.0.iter();
@@ -40,6 +39,7 @@ fn deliveries(world: &World, conn: &Connection) {
             row.get(4).unwrap(),
         );
         assert_eq!(found, (want.id, want.state, want.attempt, want.in_doubt, want.cancel), "{want:?}");
+        assert_eq!(row.get::<_, bool>(6).unwrap(), want.held, "{want:?}");
         let due_ms: i64 = row.get(5).unwrap();
         assert!(!want.is_open() || (due_ms - want.due_ms).abs() < CLEARANCE_MS / 2, "due {due_ms}: {want:?}");
     }
@@ -69,6 +69,7 @@ fn transitions(world: &World, conn: &Connection) {
                 assert!(next > *attempt, "{id}: attempt {next} after {attempt}");
                 *attempt = next;
             }
+            "approved" => assert_eq!((*now, *attempt), (State::Queued, 0), "{id} was on hold"),
             "cancel_requested" => assert!(!now.is_terminal(), "{id}"),
             event => {
                 let next = state(event);
@@ -97,6 +98,7 @@ fn truth(world: &World) {
             State::Cancelled | State::Expired if row.by_server => {
                 assert!(!started, "the server said alone that it never ran, and it ran: {row:?}");
             }
+            State::Queued if row.held => assert!(row.attempt == 0 && entry.is_none(), "nobody has it: {row:?}"),
             State::Queued if row.attempt == 0 => assert!(entry.is_none(), "it never left, and is there: {row:?}"),
             State::Queued | State::Lost => {}
             State::Accepted => assert!(entry.is_some(), "{row:?}"),
@@ -108,7 +110,7 @@ fn truth(world: &World) {
 
 /// What is counted: the outbox, epochs, audit rows.
 fn counts(world: &World, conn: &Connection) {
-    let queued = |row: &&Row| row.state == State::Queued;
+    let queued = |row: &&Row| row.state == State::Queued && !row.held;
     let size = world.runtime.block_on(world.store.outbox_size()).unwrap();
     assert_eq!(size, world.rows.0.iter().filter(queued).count() as u64);
     let listed = world.runtime.block_on(world.store.agents(None, Tags::new(), 100, Scope::default())).unwrap();

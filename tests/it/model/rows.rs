@@ -17,6 +17,8 @@ pub struct Row {
     pub state: State,
     pub attempt: u32,
     pub in_doubt: bool,
+    /// Until somebody approves its command.
+    pub held: bool,
     pub cancel: bool,
     pub due_ms: i64,
     pub timeout_ms: i64,
@@ -36,11 +38,11 @@ impl Row {
     }
 
     fn end(&mut self, state: State, by_server: bool) {
-        (self.state, self.in_doubt, self.by_server) = (state, false, by_server);
+        (self.state, self.in_doubt, self.held, self.by_server) = (state, false, false, by_server);
     }
 
     fn hold(&mut self, state: State, now_ms: i64) {
-        (self.state, self.in_doubt) = (state, false);
+        (self.state, self.in_doubt, self.held) = (state, false, false);
         self.due_ms = now_ms + self.timeout_ms + LOST_GRACE_MS;
     }
 }
@@ -92,7 +94,11 @@ impl Rows {
         let room = window.saturating_sub(self.of(agent).filter(held).count() + in_flight.len());
         let cancels = self.of(agent).filter(held).filter(|row| row.cancel).map(|row| row.id).collect();
         let free = |row: &&mut Row| {
-            row.state == State::Queued && !row.cancel && row.due_ms > now_ms && !in_flight.contains(&row.id)
+            row.state == State::Queued
+                && !row.held
+                && !row.cancel
+                && row.due_ms > now_ms
+                && !in_flight.contains(&row.id)
         };
         let more = self.of(agent).filter(free).count() > room;
         let mut rows = Vec::new();

@@ -16,6 +16,10 @@ pub struct Case {
 pub enum Step {
     /// A submission to the agents of this bit mask.
     Enqueue { targets: u8, ttl_minutes: i64, timeout_minutes: i64 },
+    /// The same to be approved by a second person.
+    EnqueueHeld { targets: u8, ttl_minutes: i64, timeout_minutes: i64 },
+    /// The submitter tries to approve a command, then a second person does.
+    Approve(u8),
     /// Somebody cancels a command.
     Cancel(u8),
     /// The writer of the newest session looks at its outbox.
@@ -73,6 +77,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         10 => (prop_oneof![3 => Just(1_u8), 2 => 1..8_u8], prop_oneof![1 => Just(1), 1 => Just(10), 3 => Just(600)], prop_oneof![Just(1), Just(20)])
             .prop_map(|(targets, ttl_minutes, timeout_minutes)| Step::Enqueue { targets, ttl_minutes, timeout_minutes }),
+        3 => (1..8_u8, prop_oneof![1 => Just(10), 3 => Just(600)])
+            .prop_map(|(targets, ttl_minutes)| Step::EnqueueHeld { targets, ttl_minutes, timeout_minutes: 1 }),
+        6 => any_one.prop_map(Step::Approve),
         5 => any_one.prop_map(Step::Cancel),
         14 => one().prop_map(Step::Look),
         2 => one().prop_map(Step::OldLook),

@@ -6,11 +6,14 @@ use super::steps::Step;
 use postrider::clock::Clock;
 use postrider::protocol::access::Role;
 use postrider::protocol::ids::{AgentId, CommandId};
+use postrider::protocol::name::Tags;
 use postrider::protocol::scope::Scope;
 use postrider::protocol::spec::Spec;
 use postrider::protocol::state::State;
 use postrider::store::agents::RevokeAgent;
+use postrider::store::approval::ApproveCommand;
 use postrider::store::audit::Actor;
+use postrider::store::brake::Brake;
 use postrider::store::cancel::Cancel;
 use postrider::store::disk::DiskLimits;
 use postrider::store::enqueue::{Enqueue, Selector};
@@ -70,6 +73,10 @@ pub struct Enrolled {
 pub struct Command {
     pub id: CommandId,
     pub created_ms: i64,
+    /// A second person has to approve it.
+    pub needs_approval: bool,
+    /// And has.
+    pub approved: bool,
 }
 
 /// Everything.
@@ -87,6 +94,8 @@ pub struct World {
     thread: Option<StoreThread>,
     clock: Clock,
     pub actor: Actor,
+    /// A second person.
+    second: Actor,
     folder: TempDir,
     /// The groups committed so far.
     pub groups: Groups,
@@ -108,7 +117,8 @@ impl World {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (clock, groups) = (Clock::system(), Groups::default());
         let (store, thread) = open(&folder, &clock, &groups);
-        let actor = Actor { token_seq: Some(1), ..Actor::nobody("owner", None) };
+        let person = |seq, name| Actor { token_seq: Some(seq), ..Actor::nobody(name, None) };
+        let (actor, second) = (person(1, "owner"), person(2, "second"));
         let now_ms = clock.now_ms();
         let mut world = Self {
             rows: Rows::default(),
@@ -122,6 +132,7 @@ impl World {
             thread: Some(thread),
             clock,
             actor,
+            second,
             folder,
             groups,
         };
@@ -131,17 +142,26 @@ impl World {
 
     fn furnish(&mut self) {
         let actor = self.actor.clone();
-        let (name, role, hash) = (actor.name.clone(), Role::Owner, [7; 32]);
-        self.write(CreateToken {
-            actor: Actor::server("test"),
-            name,
-            role,
-            scope: Scope::default(),
-            hash,
-            expires_ms: None,
+        for (name, hash) in [(self.actor.name.clone(), [7; 32]), (self.second.name.clone(), [6; 32])] {
+            self.write(CreateToken {
+                actor: Actor::server("test"),
+                name,
+                role: Role::Owner,
+                scope: Scope::default(),
+                hash,
+                expires_ms: None,
+            })
+            .unwrap();
+        }
+        self.write(CreateJoin {
+            actor,
+            hash: [8; 32],
+            uses_max: 9,
+            expires_ms: i64::MAX,
+            tags: Tags::new(),
+            approve: false,
         })
         .unwrap();
-        self.write(CreateJoin { actor, hash: [8; 32], uses_max: 9, expires_ms: i64::MAX }).unwrap();
         for number in 0..AGENTS {
             let (name, public_key) = (format!("agent-{number}").parse().unwrap(), [u8::try_from(number).unwrap(); 32]);
             let enroll = Enroll { peer: None, secret_hash: [8; 32], public_key, name, tags: BTreeMap::new() };
@@ -150,7 +170,7 @@ impl World {
             self.enrolled.push(Enrolled { id, seq, epoch: 0, ready_epoch: 0, challenge: 0, revoked: false });
             self.agents.push(Agent::default());
         }
-        self.audited = [("token.create", 1), ("join.create", 1), ("agent.enroll", AGENTS as u64)].into();
+        self.audited = [("token.create", 2), ("join.create", 1), ("agent.enroll", AGENTS as u64)].into();
     }
 
     pub fn write<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
@@ -185,8 +205,12 @@ impl World {
         let which = |number: u8| usize::from(number) % AGENTS;
         match *step {
             Step::Enqueue { targets, ttl_minutes, timeout_minutes } => {
-                self.enqueue(targets, ttl_minutes * MINUTE_MS, timeout_minutes * MINUTE_MS)
+                self.enqueue(targets, ttl_minutes * MINUTE_MS, timeout_minutes * MINUTE_MS, false)
             }
+            Step::EnqueueHeld { targets, ttl_minutes, timeout_minutes } => {
+                self.enqueue(targets, ttl_minutes * MINUTE_MS, timeout_minutes * MINUTE_MS, true)
+            }
+            Step::Approve(number) => self.approve(number.into()),
             Step::Cancel(number) => self.cancel(number.into()),
             Step::Look(agent) => drop(self.look(which(agent), false)),
             Step::OldLook(agent) => drop(self.look(which(agent), true)),
@@ -247,7 +271,7 @@ impl World {
         }
     }
 
-    fn enqueue(&mut self, targets: u8, ttl_ms: i64, timeout_ms: i64) {
+    fn enqueue(&mut self, targets: u8, ttl_ms: i64, timeout_ms: i64, held: bool) {
         let chosen: Vec<usize> =
             (0..AGENTS).filter(|agent| targets & (1 << agent) != 0 && !self.enrolled[*agent].revoked).collect();
         if chosen.is_empty() {
@@ -258,11 +282,14 @@ impl World {
         let spec = Spec::parse(document.as_bytes()).unwrap();
         let keys = chosen.iter().map(|agent| self.enrolled[*agent].id.to_string()).collect();
         let (actor, targets) = (self.actor.clone(), Selector::Agents(keys));
-        let enqueue = Enqueue { actor, targets, document, spec, note: None, idempotency: None };
+        let brake = Brake { approve_above: held.then_some(0), ..Brake::default() };
+        let enqueue = Enqueue { actor, targets, document, spec, note: None, confirm: None, brake, idempotency: None };
         let taken = self.write(enqueue).unwrap().command;
         assert_eq!(taken.deliveries.len(), chosen.len());
         let command = self.commands.len();
-        self.commands.push(Command { id: taken.id, created_ms: self.now_ms });
+        assert_eq!(taken.awaits_approval(), held);
+        let created_ms = self.now_ms;
+        self.commands.push(Command { id: taken.id, created_ms, needs_approval: held, approved: false });
         for (agent, delivery) in chosen.into_iter().zip(taken.deliveries) {
             assert_eq!(delivery.agent_id, self.enrolled[agent].id);
             self.rows.0.push(Row {
@@ -272,6 +299,7 @@ impl World {
                 state: State::Queued,
                 attempt: 0,
                 in_doubt: false,
+                held,
                 cancel: false,
                 due_ms: not_after_ms,
                 timeout_ms,
@@ -280,6 +308,31 @@ impl World {
             });
         }
         *self.audited.entry("command.submit").or_default() += 1;
+    }
+
+    fn approve(&mut self, number: usize) {
+        let Some(number) = number.checked_rem(self.commands.len()) else { return };
+        let command = self.commands[number].clone();
+        let approve = |actor: &Actor| ApproveCommand { actor: actor.clone(), command: command.id };
+        let (own, other) = (self.write(approve(&self.actor)), self.write(approve(&self.second)));
+        let of_it = |row: &&mut Row| row.command == number;
+        let is_there = self.rows.0.iter_mut().any(|row| of_it(&row));
+        match (is_there, command.needs_approval, command.approved) {
+            (false, _, _) => assert!(matches!(other, Err(StoreError::NotFound { .. })), "{other:?}"),
+            (true, false, _) => assert!(matches!(other, Err(StoreError::Conflict(_))), "{other:?}"),
+            (true, true, true) => assert!(!other.unwrap().awaits_approval() && own.is_ok()),
+            (true, true, false) => {
+                assert!(matches!(own, Err(StoreError::SamePerson { .. })), "{own:?}");
+                if !self.rows.0.iter_mut().filter(of_it).any(|row| row.held) {
+                    assert!(matches!(other, Err(StoreError::Conflict(_))), "{other:?}");
+                    return;
+                }
+                assert!(!other.unwrap().awaits_approval());
+                self.rows.0.iter_mut().filter(of_it).for_each(|row| row.held = false);
+                self.commands[number].approved = true;
+                *self.audited.entry("command.approve").or_default() += 1;
+            }
+        }
     }
 
     fn cancel(&mut self, number: usize) {
@@ -351,6 +404,7 @@ impl World {
 
     /// Every agent comes back and everything works: all ends by itself, without waiting for any expiry.
     pub fn heal(&mut self) {
+        (0..self.commands.len()).for_each(|command| self.approve(command));
         for agent in (0..AGENTS).filter(|agent| !self.enrolled[*agent].revoked).collect::<Vec<_>>() {
             self.connect(agent);
             self.begin(agent, false);
