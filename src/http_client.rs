@@ -106,9 +106,17 @@ impl ServerUrl {
         Ok(Self { tls, host: host.to_owned(), port })
     }
 
-    /// `HOST:PORT`, as the `Host` header and connecting want it. IPv6 addresses keep their brackets.
+    /// `HOST:PORT`. IPv6 addresses keep their brackets.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
+    }
+
+    /// What the `Host` header says: no port where it is the scheme's own. A CA compares it with what we signed.
+    fn host_header(&self) -> String {
+        match (self.tls, self.port) {
+            (false, 80) | (true, 443) => self.host.clone(),
+            _ => self.authority(),
+        }
     }
 
     /// Whether TLS is spoken there.
@@ -208,7 +216,7 @@ impl HttpClient {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(HOST, self.url.authority())
+            .header(HOST, self.url.host_header())
             .header(USER_AGENT, concat!("postrider/", env!("CARGO_PKG_VERSION")));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -258,6 +266,8 @@ mod tests {
         assert_eq!(ServerUrl::parse("http://[::1]:80/").unwrap().authority(), "[::1]:80");
         assert_eq!(ServerUrl::parse(" http://msp.example ").unwrap().to_string(), "http://msp.example:80");
         assert_eq!(ServerUrl::parse("https://msp.example/").unwrap().to_string(), "https://msp.example:443");
+        assert_eq!(ServerUrl::parse("https://msp.example").unwrap().host_header(), "msp.example");
+        assert_eq!(ServerUrl::parse("http://msp.example:443").unwrap().host_header(), "msp.example:443");
         assert_ne!(ServerUrl::parse("https://a:80").unwrap(), ServerUrl::parse("http://a").unwrap());
         for bad in ["", "msp", "http://", "http://a/b", "http://u@h:1", "ftp://x", "http://a?b"] {
             assert!(ServerUrl::parse(bad).is_err(), "{bad}");

@@ -7,6 +7,7 @@ use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::interrupt::Interrupts;
 use postrider::secret::Secret;
+use postrider::server::acme::config::AcmeConfig;
 use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
@@ -55,7 +56,11 @@ fn supervise() -> ExitCode {
 /// The server, until `stop`.
 async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let data = args.data.unwrap_or_else(default_dir::server);
+    let acme = (!args.acme.is_empty())
+        .then(|| AcmeConfig::new(args.acme, args.acme_contact, args.acme_directory))
+        .transpose()?;
     let config = ServeConfig {
+        acme,
         listen: args.listen,
         public_url: args.public_url,
         behind_proxy: args.behind_proxy.map(|address| address.map_or(Proxy::Here, Proxy::At)),

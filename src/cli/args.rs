@@ -100,6 +100,7 @@ what is logged (error, warn, info, debug).
 Examples:
   postrider serve --listen 0.0.0.0:7717 --public-url https://msp.example:7717
   postrider serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem
+  postrider serve --listen 0.0.0.0:443 --acme msp.example --public-url https://msp.example
   postrider serve --behind-proxy --public-url https://msp.example     a TLS proxy on this host
   postrider serve                                                     plain HTTP, for this host alone"
 )]
@@ -122,6 +123,16 @@ pub struct ServeArgs {
     /// The key of that certificate, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Order a certificate for this domain, for browsers and scripts, and renew it; may be repeated. The CA checks the
+    /// domain at its port 443, which must lead here. Saying it means to agree to the CA's terms
+    #[arg(long, value_name = "DOMAIN", conflicts_with_all = ["tls_cert", "tls_key", "behind_proxy"])]
+    pub acme: Vec<String>,
+    /// An e-mail address at which the CA reaches you
+    #[arg(long, value_name = "EMAIL", requires = "acme")]
+    pub acme_contact: Option<String>,
+    /// The CA's ACME directory [default: Let's Encrypt's]
+    #[arg(long, value_name = "URL", requires = "acme")]
+    pub acme_directory: Option<String>,
     /// A TLS proxy stands in front: speak plain HTTP to it alone, on this host or at ADDR, and believe its
     /// X-Forwarded-For
     #[arg(long, value_name = "ADDR", num_args = 0..=1, conflicts_with_all = ["tls", "tls_cert", "tls_key"])]
@@ -213,5 +224,11 @@ mod tests {
             assert_eq!(wrong(&format!("postrider serve --tls-cert a --tls-key b {proxy}")), 2);
         }
         assert_eq!(wrong("postrider serve --tls-cert a"), 2);
+        for other in ["--behind-proxy", "--tls-cert a --tls-key b"] {
+            assert_eq!(wrong(&format!("postrider serve --acme a.example {other}")), 2);
+        }
+        for alone in ["--acme-contact a@b", "--acme-directory https://a"] {
+            assert_eq!(wrong(&format!("postrider serve {alone}")), 2);
+        }
     }
 }

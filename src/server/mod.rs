@@ -3,6 +3,7 @@
 //! [`serve`] starts and drains it, [`listener`] accepts connections, [`routes`] is the whole HTTP interface in one
 //! table, [`session`] is one agent's connection.
 
+pub mod acme;
 pub mod admission;
 pub mod agents;
 pub mod app;

@@ -1,5 +1,7 @@
 //! Starting the server, and ending it: in order, or because the database cannot go on.
 
+use super::acme::config::AcmeConfig;
+use super::acme::keep::Keeper;
 use super::admission::Admission;
 use super::app::{App, FetchKey, Keepalive};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FILE};
@@ -53,6 +55,8 @@ pub struct ServeConfig {
     pub tls: bool,
     /// The owner's own certificate; none: only those of our authorities.
     pub own_certificate: Option<OwnCertificate>,
+    /// A public certificate that is ordered and renewed; none: no CA is asked.
+    pub acme: Option<AcmeConfig>,
     /// Whether loopback has the limit of one address, too. For tests: there is no other address.
     pub count_loopback: bool,
     /// Times of sessions.
@@ -75,6 +79,7 @@ impl ServeConfig {
             behind_proxy: None,
             tls: false,
             own_certificate: None,
+            acme: None,
             count_loopback: false,
             keepalive: Keepalive::default(),
             disk: DiskLimits::default(),
@@ -85,7 +90,7 @@ impl ServeConfig {
 
     /// Whether TLS is spoken: to the world always, on loopback when asked to, behind a proxy never.
     fn speaks_tls(&self) -> bool {
-        let asked = self.tls || self.own_certificate.is_some();
+        let asked = self.tls || self.own_certificate.is_some() || self.acme.is_some();
         self.behind_proxy.is_none() && (asked || !self.listen.ip().is_loopback())
     }
 }
@@ -166,6 +171,12 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         false => None,
     };
     let acceptor = tls.as_ref().map(|tls| tls.start(config.own_certificate, &clock, &tasks)).transpose()?;
+    let keeper = match (&tls, config.acme) {
+        (Some(tls), Some(acme)) => {
+            Some(Keeper::open(acme, folder.path(), Arc::clone(&tls.certificates), clock.clone())?)
+        }
+        _ => None,
+    };
     let (store, thread) = Store::open(folder.path(), clock, config.disk, counter)?;
     make_owner_token(&store, &folder).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -200,6 +211,9 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let places = Places::new(files::connections_max(), config.behind_proxy, config.count_loopback);
     let door = Door { tls: acceptor, proxy: config.behind_proxy, places };
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, door));
+    if let Some(keeper) = keeper {
+        tasks.spawn("acme", keeper.keep(tasks.stop_token().clone()));
+    }
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })

@@ -1,6 +1,7 @@
 //! Integration tests: real SQLite, real sockets, real processes, the real binary.
 #![allow(clippy::unwrap_used)] // A test that cannot go on should panic, in its helpers too.
 
+mod acme;
 mod agent_disk;
 mod agent_link;
 mod approval;

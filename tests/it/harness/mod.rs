@@ -2,11 +2,13 @@
 
 pub mod agent;
 pub mod api;
+pub mod ca_front;
 pub mod chance;
 pub mod cli;
 pub mod eventually;
 pub mod fleet;
 pub mod lane;
+pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod raw_agent;

@@ -69,6 +69,11 @@ impl Process {
         .code()
     }
 
+    /// Whether it has ended, however.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Whether it has ended; it died as after `kill -9` then.
     pub fn has_died(&mut self) -> bool {
         use std::os::unix::process::ExitStatusExt;
