@@ -56,6 +56,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         listen: args.listen,
         public_url: args.public_url,
         behind_proxy: args.behind_proxy,
+        new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     };
     Ok(postrider::server::serve::serve(config, stop).await?)

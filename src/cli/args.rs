@@ -108,6 +108,9 @@ pub struct ServeArgs {
     /// HTTP
     #[arg(long)]
     pub behind_proxy: bool,
+    /// Make a fresh owner's token at this start and write it to DIR/owner.token, because the earlier ones are lost
+    #[arg(long)]
+    pub new_owner_token: bool,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

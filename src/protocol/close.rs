@@ -31,6 +31,8 @@ pub enum CloseReason {
     ServerStorage,
     /// The server's clock was set: the agent learns the time anew when it comes back.
     ClockStep,
+    /// The agent begins sessions too often, or somebody with a wrong proof does so in its name.
+    TooOften,
     /// The agent is shutting down.
     AgentShutdown,
     /// The agent could not write its journal, so it can accept nothing.
@@ -43,7 +45,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons.
-    pub const ALL: [CloseReason; 16] = [
+    pub const ALL: [CloseReason; 17] = [
         CloseReason::Draining,
         CloseReason::Superseded,
         CloseReason::Revoked,
@@ -56,6 +58,7 @@ impl CloseReason {
         CloseReason::FrameTooLong,
         CloseReason::ServerStorage,
         CloseReason::ClockStep,
+        CloseReason::TooOften,
         CloseReason::AgentShutdown,
         CloseReason::AgentStorage,
         CloseReason::ServerSilent,
@@ -79,6 +82,7 @@ impl CloseReason {
             CloseReason::FrameTooLong => 4010,
             CloseReason::ServerStorage => 4011,
             CloseReason::ClockStep => 4012,
+            CloseReason::TooOften => 4016,
             CloseReason::AgentShutdown => 4020,
             CloseReason::AgentStorage => 4021,
             CloseReason::ServerSilent => 4022,
@@ -105,6 +109,7 @@ impl CloseReason {
             CloseReason::FrameTooLong => "frame_too_long",
             CloseReason::ServerStorage => "server_storage",
             CloseReason::ClockStep => "clock_step",
+            CloseReason::TooOften => "too_often",
             CloseReason::AgentShutdown => "agent_shutdown",
             CloseReason::AgentStorage => "agent_storage",
             CloseReason::ServerSilent => "server_silent",

@@ -1,8 +1,10 @@
 //! What every part of the server holds: a leaf, so that the parts need not know each other.
 
 use super::admission::Admission;
+use super::limits::Limits;
 use super::metrics::Metrics;
 use super::presence::Presence;
+use super::web_sessions::WebSessions;
 use crate::protocol::frame::WINDOW_DEFAULT;
 use crate::protocol::ids::AgentId;
 use crate::seal::SealKey;
@@ -58,6 +60,10 @@ pub struct App {
     pub presence: Presence,
     /// Who may connect now.
     pub admission: Admission,
+    /// Who may ask how often.
+    pub limits: Limits,
+    /// Operators who logged in.
+    pub web_sessions: WebSessions,
     /// Challenges given out so far: which of two connections of an agent is the later one.
     pub challenges: AtomicI64,
     /// What is counted.
@@ -90,6 +96,8 @@ impl App {
             store,
             presence: Presence::default(),
             admission: Admission::default(),
+            limits: Limits::default(),
+            web_sessions: WebSessions::default(),
             challenges: AtomicI64::new(0),
             metrics,
             tasks,

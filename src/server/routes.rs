@@ -4,7 +4,7 @@ use super::app::App;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::listener::Connection;
-use super::{agents, commands, enroll, events, health, joins, submit, tokens, upgrade};
+use super::{agents, commands, enroll, events, health, joins, login, submit, tokens, upgrade};
 use crate::protocol::ids::RequestId;
 use bytes::Buf;
 use futures_util::StreamExt;
@@ -33,6 +33,8 @@ enum Resource {
     Enroll,
     Tokens,
     Token(String),
+    TokenTotp(String),
+    Session,
     Health,
     Ready,
     Metrics,
@@ -58,6 +60,8 @@ impl Resource {
             Self::Enroll => "/api/enroll",
             Self::Tokens => "/api/tokens",
             Self::Token(_) => "/api/tokens/{id}",
+            Self::TokenTotp(_) => "/api/tokens/{id}/totp",
+            Self::Session => "/api/session",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
@@ -71,6 +75,7 @@ impl Resource {
 /// Who answers what.
 async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
     use Resource as R;
+    call.refuse_token_in_query()?;
     match (resource, call.method.as_str()) {
         (R::Commands, "GET") => commands::list(call).await,
         (R::Commands, "POST") => submit::to_many(call).await,
@@ -89,6 +94,12 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Tokens, "GET") => tokens::list(call).await,
         (R::Tokens, "POST") => tokens::create(call).await,
         (R::Token(id), "DELETE") => tokens::revoke(call, &id).await,
+        (R::TokenTotp(id), "POST") => tokens::totp_new(call, &id).await,
+        (R::TokenTotp(id), "PUT") => tokens::totp_prove(call, &id).await,
+        (R::TokenTotp(id), "DELETE") => tokens::totp_off(call, &id).await,
+        (R::Session, "POST") => login::open(call).await,
+        (R::Session, "GET") => login::show(call).await,
+        (R::Session, "DELETE") => login::close(call).await,
         (R::Health, "GET") => health::alive(call).await,
         (R::Ready, "GET") => health::ready(call).await,
         (R::Metrics, "GET") => health::metrics(call).await,
@@ -97,6 +108,8 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Nothing, _) => Err(ApiError::no_route()),
         (R::Commands | R::Joins | R::Tokens, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
+        (R::TokenTotp(_), _) => Err(ApiError::method("POST, PUT, DELETE")),
+        (R::Session, _) => Err(ApiError::method("GET, POST, DELETE")),
         (R::Join(_) | R::Token(_), _) => Err(ApiError::method("DELETE")),
         (R::CommandCancel(_) | R::AgentCommand(_) | R::Enroll, _) => Err(ApiError::method("POST")),
         (
@@ -154,6 +167,10 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .unify()
         .or(path!("api" / "tokens" / String).map(with(Resource::Token)))
         .unify()
+        .or(path!("api" / "tokens" / String / "totp").map(with(Resource::TokenTotp)))
+        .unify()
+        .or(path!("api" / "session").map(|| Resource::Session))
+        .unify()
         .or(path!("healthz").map(|| Resource::Health))
         .unify()
         .or(path!("readyz").map(|| Resource::Ready))
@@ -206,7 +223,10 @@ async fn respond(
     let route = resource.route();
     let metrics = Arc::clone(&app.metrics);
     let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), upgrade };
-    let mut response = answer(resource, call).await.unwrap_or_else(|error| error.into_response(request_id));
+    let mut response = answer(resource, call).await.unwrap_or_else(|error| {
+        metrics.refused(error.code());
+        error.into_response(request_id)
+    });
     metrics.answered(route, response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {

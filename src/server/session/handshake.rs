@@ -6,6 +6,7 @@ use crate::protocol::frame::{
 };
 use crate::secret::random;
 use crate::server::app::App;
+use crate::server::limits::Block;
 use crate::server::presence::Standing;
 use crate::server::upgrade::Socket;
 use crate::store::agents::AgentKey;
@@ -15,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{SinkExt, StreamExt};
 use ring::signature::{ED25519, UnparsedPublicKey};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -49,8 +51,8 @@ pub fn close_frame(reason: CloseReason) -> Message {
 ///
 /// # Errors
 /// Why the connection was closed.
-pub async fn handshake(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
-    until_stop(app, socket, async |socket| authenticate(app, socket).await).await
+pub async fn handshake(app: &App, socket: &mut Socket, peer: IpAddr) -> Result<Session, CloseReason> {
+    until_stop(app, socket, async |socket| authenticate(app, socket, Block::of(peer)).await).await
 }
 
 /// Waits until the agent has the session's epoch in its journal: before that nothing is dispatched to it.
@@ -91,14 +93,23 @@ async fn until_stop<T>(
     result
 }
 
-async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
+async fn authenticate(app: &App, socket: &mut Socket, block: Block) -> Result<Session, CloseReason> {
     let nonce = random::<32>();
     let challenge_number = app.challenges.fetch_add(1, Ordering::Relaxed) + 1;
     let challenge = ServerFrame::Challenge { nonce: URL_SAFE_NO_PAD.encode(nonce), server_id: app.store.server_id };
     send(app, socket, &challenge).await?;
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
-    let key = check(app, &nonce, &hello).await?;
+    if !app.limits.hears(block, hello.agent_id) {
+        return Err(CloseReason::TooOften);
+    }
+    let key = check(app, &nonce, &hello).await.inspect_err(|reason| {
+        if *reason == CloseReason::Unauthorized {
+            app.limits.hello_failed(block, hello.agent_id);
+        }
+    })?;
+    // Before it takes a place: one agent alone could take all of them.
+    app.limits.session(key.seq).map_err(|_| CloseReason::TooOften)?;
     // Only now: a stranger must not use up the places of agents.
     tokio::time::sleep(app.admission.take_place()).await;
     let begin = BeginSession {
