@@ -5,7 +5,7 @@ use super::args::{AccessArgs, parse_expires};
 use super::error::{About, CliError};
 use super::out;
 use super::table::{self, Field, To};
-use super::time::moment;
+use super::time::{minute, moment};
 use super::totp;
 use crate::clock::Clock;
 use crate::protocol::access::{Role, TokenRequest, TokenResponse, TokensResponse};
@@ -153,8 +153,8 @@ fn row(token: &TokenResponse, now_ms: i64) -> Vec<Field> {
 
 fn used(token: &TokenResponse, now_ms: i64) -> String {
     match (token.used_ms, &token.used_from) {
-        (Some(at), Some(from)) => format!("{} from {from}", moment(at, now_ms)),
-        (Some(at), None) => moment(at, now_ms),
+        (Some(at), Some(from)) => format!("{} from {from}", minute(at, now_ms)),
+        (Some(at), None) => minute(at, now_ms),
         (None, _) => "never".to_owned(),
     }
 }

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod eventually;
 pub mod fleet;
 pub mod lane;
+pub mod operators;
 pub mod process;
 pub mod proxy;
 pub mod raw_agent;
