@@ -31,7 +31,7 @@ pub enum CloseReason {
     ServerStorage,
     /// The server's clock was set: the agent learns the time anew when it comes back.
     ClockStep,
-    /// The agent begins sessions too often, or somebody with a wrong proof does so in its name.
+    /// The agent begins sessions too often, or is not known and comes again and again.
     TooOften,
     /// The agent is shutting down.
     AgentShutdown,

@@ -39,8 +39,8 @@ pub const CODES_LOCKED: Duration = Duration::from_secs(15 * 60);
 pub const SESSIONS_BURST: u32 = 20;
 /// One more after each of these: a five-hundredth of what all agents may.
 pub const SESSIONS_PERIOD: Duration = Duration::from_secs(1);
-/// So many `hello`s with a wrong proof, for one agent and from one address within [`LOCKED_OUT`], and the next are not
-/// looked at.
+/// So many `hello`s of one agent that is not known here, from one address within [`LOCKED_OUT`], and the next are not looked
+/// at. Those with a wrong proof for an agent that is known are all looked at: or a neighbour could shut it out in its name.
 pub const HELLOS_MAX: u32 = 5;
 /// What is over is forgotten this often.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
@@ -159,8 +159,8 @@ impl Limits {
         self.hellos.left(&(block, agent)).is_none()
     }
 
-    /// A `hello` with a wrong proof. It counts for the address, too.
-    pub fn hello_failed(&self, block: Block, agent: AgentId) {
+    /// A `hello` of an agent that is not known here. It counts for the address, too.
+    pub fn unknown_agent(&self, block: Block, agent: AgentId) {
         self.hellos.failed(&(block, agent));
         self.failed(block, None);
     }
@@ -224,13 +224,13 @@ mod tests {
     }
 
     #[test]
-    fn one_agents_wrong_hellos_are_not_anothers() {
+    fn one_unknown_agents_hellos_are_not_anothers() {
         let limits = Limits::default();
         let here = Block::of([192, 0, 2, 1].into());
         let (wrong, other) = (AgentId::new(), AgentId::new());
         for _ in 0..HELLOS_MAX {
             assert!(limits.hears(here, wrong));
-            limits.hello_failed(here, wrong);
+            limits.unknown_agent(here, wrong);
         }
         assert!(!limits.hears(here, wrong) && limits.hears(here, other));
         assert!(limits.hears(Block::of([192, 0, 2, 2].into()), wrong));

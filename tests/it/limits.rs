@@ -2,12 +2,13 @@
 
 use crate::harness::api::Api;
 use crate::harness::operators::{enroll_at, operator, with_token};
-use crate::harness::raw_agent::{Identity, RawAgent, close_code, dial, next_frame};
+use crate::harness::raw_agent::{Identity, RawAgent, dial};
 use crate::harness::server::TestServer;
-use futures_util::SinkExt;
 use futures_util::future::join_all;
+use futures_util::{SinkExt, StreamExt};
 use postrider::protocol::close::CloseReason;
-use postrider::protocol::frame::{AgentFrame, ServerFrame, encode};
+use postrider::protocol::frame::{AgentFrame, Hello, ServerFrame, decode, encode};
+use postrider::protocol::ids::AgentId;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokio_tungstenite::tungstenite::Message;
@@ -103,17 +104,20 @@ async fn a_technicians_token_has_its_rate_and_an_owners_has_none() {
 }
 
 /// Says `hello`; answers the close code, or none for a welcome.
-async fn hello(api: &Api, identity: &Identity, spoilt: bool) -> Option<u16> {
+async fn hello(api: &Api, identity: &Identity, spoil: impl FnOnce(&mut Hello)) -> Option<u16> {
     let (mut socket, nonce, server) = dial(api.address()).await;
     let mut hello = identity.hello(&nonce, server, Vec::new());
-    if let (true, AgentFrame::Hello(hello)) = (spoilt, &mut hello) {
-        hello.signature = "A".repeat(86);
+    if let AgentFrame::Hello(hello) = &mut hello {
+        spoil(hello);
     }
     socket.send(Message::text(encode(&hello))).await.unwrap();
-    match next_frame(&mut socket).await {
-        Some(ServerFrame::Welcome { .. }) => None,
-        Some(other) => panic!("{other:?}"),
-        None => close_code(&mut socket).await.or(Some(0)),
+    match socket.next().await {
+        Some(Ok(Message::Text(text))) => {
+            assert!(matches!(decode(&text), Ok(ServerFrame::Welcome { .. })), "{text}");
+            None
+        }
+        Some(Ok(Message::Close(Some(frame)))) => Some(frame.code.into()),
+        other => panic!("neither a welcome nor a reason: {other:?}"),
     }
 }
 
@@ -124,8 +128,10 @@ async fn one_agent_cannot_take_the_places_of_all() {
     let modest = Identity::enroll(&server.api, "modest").await;
     let mut welcomed = 0;
     for _ in 0..10 {
-        let round = join_all((0..30).map(|_| hello(&server.api, &greedy, false))).await;
+        let round = join_all((0..30).map(|_| hello(&server.api, &greedy, |_| {}))).await;
         welcomed += round.iter().filter(|code| code.is_none()).count();
+        let too_often = CloseReason::TooOften.code();
+        assert!(round.iter().flatten().all(|code| [too_often, CloseReason::Superseded.code()].contains(code)));
     }
     println!("{welcomed} of 300 sessions of one agent were begun");
     assert!(welcomed < 300, "it is sent away");
@@ -139,14 +145,22 @@ async fn wrong_hellos_shut_out_neither_their_address_nor_its_other_agents() {
     assert_eq!(agents(&server.api).await, 200);
     let clone = Identity::enroll(&server.api, "clone").await;
     let other = Identity::enroll(&server.api, "other").await;
+    // A wrong proof in the name of an agent that is known does not shut it out.
     for _ in 0..40 {
-        assert!(hello(&server.api, &clone, true).await.is_some());
+        let code = hello(&server.api, &clone, |hello| hello.signature = "A".repeat(86)).await;
+        assert_eq!(code, Some(CloseReason::Unauthorized.code()));
     }
-    // Even with the right proof it is not looked at for a while.
-    let (mut socket, nonce, id) = dial(server.api.address()).await;
-    let right = clone.hello(&nonce, id, Vec::new());
-    socket.send(Message::text(encode(&right))).await.unwrap();
-    assert_eq!(close_code(&mut socket).await, Some(CloseReason::TooOften.code()));
+    assert_eq!(hello(&server.api, &clone, |_| {}).await, None);
+    // One that is not known is soon not looked at.
+    let stranger = AgentId::new();
+    for number in 0..10 {
+        let code = hello(&server.api, &clone, |hello| hello.agent_id = stranger).await;
+        let expected = if number < 5 { CloseReason::Unauthorized } else { CloseReason::TooOften };
+        assert_eq!(code, Some(expected.code()), "{number}");
+    }
+    // Both count for strangers at the address, who guess tokens.
+    assert_eq!(agents(&with_token(&server.api, "prt_guess")).await, 429);
+    assert_eq!(agents(&server.api).await, 200);
     let _agent = RawAgent::connect(&server.api, &other).await;
     server.api.until_online("other", true).await;
     server.stop().await;

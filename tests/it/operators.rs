@@ -124,7 +124,8 @@ async fn outside_of_its_scope_a_token_finds_nothing_and_cannot_tell_that_there_i
     assert_eq!(all["deliveries"].as_array().unwrap().len(), 1, "{all}");
     assert_eq!(ann.call("POST", &format!("/api/commands/{both}/cancel"), Value::Null).await.status, 202);
     assert_eq!(owner.command(&both).await["deliveries"].as_array().unwrap().len(), 2);
-    let states: Vec<Value> = owner.command(&both).await["deliveries"].as_array().unwrap().iter().map(|d| d["state"].clone()).collect();
+    let states: Vec<Value> =
+        owner.command(&both).await["deliveries"].as_array().unwrap().iter().map(|d| d["state"].clone()).collect();
     assert!(states.contains(&json!("cancelled")) && states.contains(&json!("queued")), "{states:?}");
     server.stop().await;
 }
@@ -135,7 +136,8 @@ async fn a_role_that_is_too_low_is_told_so() {
     let viewer = operator(&server.api, "vic", json!({ "role": "viewer" })).await;
     let technician = operator(&server.api, "tom", json!({ "role": "technician" })).await;
     let command = server.api.run("b-1", "true").await;
-    let needs_technician = [("POST", "/api/agents/b-1/command".to_owned()), ("POST", format!("/api/commands/{command}/cancel"))];
+    let needs_technician =
+        [("POST", "/api/agents/b-1/command".to_owned()), ("POST", format!("/api/commands/{command}/cancel"))];
     let needs_owner = [
         ("GET", "/api/tokens".to_owned()),
         ("POST", "/api/tokens".to_owned()),
@@ -252,7 +254,8 @@ async fn the_last_use_of_a_token_is_known_to_the_minute() {
     assert_eq!((used.0 % 60_000, &used.1), (0, &json!("127.0.0.1")));
     server.clock.set_offset_ms(120_000);
     ann.get("/api/agents").await;
-    eventually("the later use is noted", || async { (listed().await["used_ms"].as_i64()? > used.0).then_some(()) }).await;
+    eventually("the later use is noted", || async { (listed().await["used_ms"].as_i64()? > used.0).then_some(()) })
+        .await;
     server.stop().await;
 }
 
@@ -302,7 +305,8 @@ impl Open {
     }
 
     async fn piece(&mut self) -> Option<String> {
-        let frame = tokio::time::timeout(Duration::from_secs(60), self.body.frame()).await.expect("it goes on or ends")?;
+        let frame =
+            tokio::time::timeout(Duration::from_secs(60), self.body.frame()).await.expect("it goes on or ends")?;
         Some(String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap())
     }
 

@@ -52,7 +52,8 @@ async fn a_cookie_is_good_for_everything_its_token_is_but_not_for_foreign_pages(
         &[("x-postrider-csrf", own), ("origin", "http://127.0.0.1:1")],
     ];
     for headers in wrong {
-        for (method, path) in [("POST", "/api/agents/b-1/command"), ("DELETE", "/api/session"), ("POST", "/api/tokens")] {
+        for (method, path) in [("POST", "/api/agents/b-1/command"), ("DELETE", "/api/session"), ("POST", "/api/tokens")]
+        {
             let reply = browser.send(method, path, headers, line.clone()).await;
             assert_eq!(reply.problem(), (403, "csrf".to_owned()), "{method} {path} {headers:?}");
         }
@@ -94,11 +95,12 @@ async fn a_session_ends_by_its_user_by_rest_by_age_and_by_a_restart() {
     unauthorized(&agents(&resting).await, "session_ended");
 
     let busy = Browser::login(&server.api, json!({})).await;
-    for half_hours in 3..19 {
-        server.clock.set_offset_ms(half_hours * half_hour + half_hour - 5000);
-        assert_eq!(agents(&busy).await.status, 200, "{half_hours}");
+    let third = 20 * 60_000;
+    for thirds in 1..24 {
+        server.clock.set_offset_ms(3 * half_hour + thirds * third);
+        assert_eq!(agents(&busy).await.status, 200, "{thirds}");
     }
-    server.clock.set_offset_ms(19 * half_hour + 1000);
+    server.clock.set_offset_ms(3 * half_hour + 24 * third + 1000);
     unauthorized(&agents(&busy).await, "session_ended");
 
     server.clock.set_offset_ms(0);

@@ -100,14 +100,7 @@ async fn authenticate(app: &App, socket: &mut Socket, block: Block) -> Result<Se
     send(app, socket, &challenge).await?;
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
-    if !app.limits.hears(block, hello.agent_id) {
-        return Err(CloseReason::TooOften);
-    }
-    let key = check(app, &nonce, &hello).await.inspect_err(|reason| {
-        if *reason == CloseReason::Unauthorized {
-            app.limits.hello_failed(block, hello.agent_id);
-        }
-    })?;
+    let key = check(app, &nonce, &hello, block).await?;
     // Before it takes a place: one agent alone could take all of them.
     app.limits.session(key.seq).map_err(|_| CloseReason::TooOften)?;
     // Only now: a stranger must not use up the places of agents.
@@ -188,14 +181,21 @@ async fn receive(socket: &mut Socket) -> Result<AgentFrame, CloseReason> {
     }
 }
 
-async fn check(app: &App, nonce: &[u8; 32], hello: &Hello) -> Result<AgentKey, CloseReason> {
+async fn check(app: &App, nonce: &[u8; 32], hello: &Hello, block: Block) -> Result<AgentKey, CloseReason> {
+    if !app.limits.hears(block, hello.agent_id) {
+        return Err(CloseReason::TooOften);
+    }
     let found = app.store.agent_key(hello.agent_id).await.map_err(|_| CloseReason::ServerStorage)?;
-    let key = found.ok_or(CloseReason::Unauthorized)?;
+    let Some(key) = found else {
+        app.limits.unknown_agent(block, hello.agent_id);
+        return Err(CloseReason::Unauthorized);
+    };
     let signature = URL_SAFE_NO_PAD.decode(&hello.signature).unwrap_or_default();
     let signed = hello_signature_input(nonce, app.store.server_id, hello.agent_id);
-    UnparsedPublicKey::new(&ED25519, key.public_key)
-        .verify(&signed, &signature)
-        .map_err(|_| CloseReason::Unauthorized)?;
+    UnparsedPublicKey::new(&ED25519, key.public_key).verify(&signed, &signature).map_err(|_| {
+        app.limits.failed(block, None);
+        CloseReason::Unauthorized
+    })?;
     // Only whoever holds the key learns that it was revoked.
     if key.revoked { Err(CloseReason::Revoked) } else { Ok(key) }
 }
