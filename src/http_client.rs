@@ -112,7 +112,7 @@ impl ServerUrl {
     }
 
     /// What the `Host` header says: no port where it is the scheme's own. A CA compares it with what we signed.
-    fn host_header(&self) -> String {
+    pub fn host_header(&self) -> String {
         match (self.tls, self.port) {
             (false, 80) | (true, 443) => self.host.clone(),
             _ => self.authority(),

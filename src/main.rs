@@ -67,6 +67,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         tls: args.tls,
         own_certificate: args.tls_cert.zip(args.tls_key).map(|(chain, key)| OwnCertificate { chain, key }),
         brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
+        new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     };
     Ok(postrider::server::serve::serve(config, stop).await?)

@@ -143,6 +143,9 @@ pub struct ServeArgs {
     /// A command to more agents than this waits until a second person approves it [default: never]
     #[arg(long, value_name = "N")]
     pub approve_above: Option<u64>,
+    /// Make a fresh owner's token at this start and write it to DIR/owner.token, because the earlier ones are lost
+    #[arg(long)]
+    pub new_owner_token: bool,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

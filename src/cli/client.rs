@@ -114,6 +114,21 @@ impl ApiClient {
         self.read(&answer)
     }
 
+    /// `PUT` of JSON, and the answer's JSON.
+    ///
+    /// # Errors
+    /// Like [`ApiClient::get`].
+    pub async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        about: About,
+    ) -> Result<T, CliError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.not_ours(&error.to_string()))?;
+        let answer = self.call(Method::PUT, path, None, body.into(), about).await?;
+        self.read(&answer)
+    }
+
     /// `DELETE`; what the answer says beyond its status is not looked at.
     ///
     /// # Errors
@@ -164,7 +179,7 @@ impl ApiClient {
     ) -> Result<Answer, CliError> {
         let authorization = self.authorization();
         let mut headers = vec![(AUTHORIZATION.as_str(), &*authorization)];
-        if method == Method::POST {
+        if matches!(method, Method::POST | Method::PUT) {
             headers.push((CONTENT_TYPE.as_str(), "application/json"));
         }
         if let Some(key) = key {

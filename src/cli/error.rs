@@ -197,6 +197,8 @@ fn problem_cure(problem: &Problem, about: About) -> Option<String> {
         return Some("give the id of the one that you mean".to_owned());
     }
     match (problem.status, about) {
+        (401, _) if problem.code == "wrong_code" => None,
+        (403, _) if problem.code != "role_too_low" => None,
         (401, _) => Some("the token is wrong, expired or revoked: run `postrider login` with a good one".to_owned()),
         (403, _) if problem.code == "role_too_low" => {
             Some("this needs a token with a higher role; `postrider tokens create` makes one".to_owned())

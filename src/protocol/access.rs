@@ -166,6 +166,67 @@ pub struct TokenResponse {
     pub revoked_ms: Option<i64>,
 }
 
+/// How a session's secret comes back to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionKind {
+    /// In a cookie that scripts cannot read: browsers.
+    #[default]
+    Cookie,
+    /// As a bearer token: the command line.
+    Bearer,
+}
+
+/// `POST /api/session`, with the token in the header.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionRequest {
+    /// The one-time password, where the token needs one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// How the session's secret comes back.
+    pub kind: SessionKind,
+}
+
+/// A session, opened or looked at.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionResponse {
+    /// The session itself, of the kind `bearer`. Only in the answer that opens it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// What unsafe requests with the cookie send in `x-postrider-csrf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csrf: Option<String>,
+    /// Until when it is good, if it is used; none: a token that is good until it is revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<i64>,
+    /// Id of the token behind it.
+    pub token_id: TokenId,
+    /// Whose.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Which agents it reaches; `{}`: all.
+    pub scope: Scope,
+}
+
+/// `POST /api/tokens/{id}/totp`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TotpResponse {
+    /// The secret in base32, to type in.
+    pub secret: String,
+    /// The same as a URL that authenticators read.
+    pub url: String,
+}
+
+/// `PUT /api/tokens/{id}/totp`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TotpRequest {
+    /// What the authenticator shows.
+    pub code: String,
+}
+
 /// `GET /api/tokens`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TokensResponse {

@@ -35,6 +35,8 @@ pub enum CloseReason {
     AuthorityChanged,
     /// The agent has enrolled and waits for somebody's approval.
     Pending,
+    /// The agent begins sessions too often, or is not known and comes again and again.
+    TooOften,
     /// The agent is shutting down.
     AgentShutdown,
     /// The agent could not write its journal, so it can accept nothing.
@@ -47,7 +49,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons.
-    pub const ALL: [CloseReason; 18] = [
+    pub const ALL: [CloseReason; 19] = [
         CloseReason::Draining,
         CloseReason::Superseded,
         CloseReason::Revoked,
@@ -62,6 +64,7 @@ impl CloseReason {
         CloseReason::ClockStep,
         CloseReason::AuthorityChanged,
         CloseReason::Pending,
+        CloseReason::TooOften,
         CloseReason::AgentShutdown,
         CloseReason::AgentStorage,
         CloseReason::ServerSilent,
@@ -87,6 +90,7 @@ impl CloseReason {
             CloseReason::ClockStep => 4012,
             CloseReason::AuthorityChanged => 4013,
             CloseReason::Pending => 4015,
+            CloseReason::TooOften => 4016,
             CloseReason::AgentShutdown => 4020,
             CloseReason::AgentStorage => 4021,
             CloseReason::ServerSilent => 4022,
@@ -115,6 +119,7 @@ impl CloseReason {
             CloseReason::ClockStep => "clock_step",
             CloseReason::AuthorityChanged => "authority_changed",
             CloseReason::Pending => "pending",
+            CloseReason::TooOften => "too_often",
             CloseReason::AgentShutdown => "agent_shutdown",
             CloseReason::AgentStorage => "agent_storage",
             CloseReason::ServerSilent => "server_silent",

@@ -1,9 +1,11 @@
 //! What every part of the server holds: a leaf, so that the parts need not know each other.
 
 use super::admission::Admission;
+use super::limits::Limits;
 use super::metrics::Metrics;
 use super::presence::Presence;
 use super::tls::start::Tls;
+use super::web_sessions::WebSessions;
 use crate::http_client::ServerUrl;
 use crate::pin::Pin;
 use crate::protocol::frame::WINDOW_DEFAULT;
@@ -63,6 +65,10 @@ pub struct App {
     pub presence: Presence,
     /// Who may connect now.
     pub admission: Admission,
+    /// Who may ask how often.
+    pub limits: Limits,
+    /// Operators who logged in.
+    pub web_sessions: WebSessions,
     /// Challenges given out so far: which of two connections of an agent is the later one.
     pub challenges: AtomicI64,
     /// What is counted.

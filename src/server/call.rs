@@ -1,16 +1,12 @@
-//! One request: its parts, its body within limits, and who calls.
+//! One request: its parts, and its body within limits. Who calls is in `authorize.rs`.
 
 use super::app::App;
 use super::error::ApiError;
 use super::listener::Connection;
-use crate::protocol::access::Role;
 use crate::protocol::http::BODY_BYTES_MAX;
 use crate::protocol::ids::RequestId;
-use crate::secret::Secret;
-use crate::store::audit::Actor;
 use bytes::{Buf, BytesMut};
 use futures_util::{Stream, StreamExt};
-use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -114,45 +110,6 @@ impl Call {
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
         let body = self.bytes(BODY_BYTES_MAX).await?;
         parse_json(&body)
-    }
-
-    /// The caller, if the token is good for `role`.
-    ///
-    /// # Errors
-    /// 401 without a good token, 403 for a role too low.
-    pub async fn authorize(&self, role: Role) -> Result<Actor, ApiError> {
-        let token = self.bearer().ok_or_else(ApiError::unauthorized)?;
-        let bearer = self.app.store.bearer(token.hash()).await?.ok_or_else(ApiError::unauthorized)?;
-        if bearer.role < role {
-            let detail = format!("this needs the role {}; the token has {}", role.as_str(), bearer.role.as_str());
-            return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));
-        }
-        Ok(Actor {
-            token_seq: Some(bearer.seq),
-            token_id: Some(bearer.id),
-            name: bearer.name,
-            peer: Some(self.connection.peer.to_string()),
-            role: bearer.role,
-            scope: bearer.scope,
-            expires_ms: bearer.expires_ms,
-        })
-    }
-
-    /// The bearer token in the request, good or not.
-    pub fn bearer(&self) -> Option<Secret> {
-        let (scheme, token) = self.headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
-    }
-
-    /// Health and metrics: open on loopback, elsewhere with any token.
-    ///
-    /// # Errors
-    /// As [`Call::authorize`].
-    pub async fn authorize_health(&self) -> Result<(), ApiError> {
-        if self.app.open_on_loopback && self.connection.peer.ip().is_loopback() {
-            return Ok(());
-        }
-        self.authorize(Role::Viewer).await.map(drop)
     }
 }
 

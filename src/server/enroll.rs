@@ -6,7 +6,8 @@ use super::error::ApiError;
 use crate::protocol::access::{EnrollRequest, EnrollResponse};
 use crate::protocol::name::check_tags;
 use crate::secret::Secret;
-use crate::store::enroll::{Enroll, Enrolled};
+use crate::store::enroll::{Enroll, Enrolled, JOIN_UNKNOWN};
+use crate::store::error::StoreError;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::StatusCode;
@@ -22,6 +23,7 @@ pub const ENROLL_BYTES_MAX: usize = 16 * 1024;
 /// 403, 409, 413, 422, 503.
 pub async fn enroll(mut call: Call) -> Result<Response, ApiError> {
     call.query(&[])?;
+    call.refuse_locked_out(None)?;
     let request: EnrollRequest = parse_json(&call.bytes(ENROLL_BYTES_MAX).await?)?;
     check_tags(&request.tags).map_err(|error| ApiError::field("tags", error))?;
     let public_key = URL_SAFE_NO_PAD
@@ -37,7 +39,11 @@ pub async fn enroll(mut call: Call) -> Result<Response, ApiError> {
         name: request.name,
         tags: request.tags,
     };
-    let enrolled = store.try_write(operation).await?;
+    let enrolled = store.try_write(operation).await.inspect_err(|error| {
+        if matches!(error, StoreError::JoinRefused(JOIN_UNKNOWN)) {
+            call.app.limits.failed(call.block(), None);
+        }
+    })?;
     let Enrolled { id, name, pending } = enrolled;
     tracing::info!(agent = %id, %name, pending, peer = %call.connection.peer, "agent enrolled");
     let response = EnrollResponse { agent_id: id, name, server_id: store.server_id, pending };

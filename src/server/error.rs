@@ -64,6 +64,22 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
     }
 
+    /// 401 for a session that is no more.
+    pub fn session_ended() -> Self {
+        let detail = "the session has ended: log in again (`postrider login`)";
+        Self::new(StatusCode::UNAUTHORIZED, "session_ended", detail)
+    }
+
+    /// 429: who calls asks too often, or has failed too often.
+    pub fn too_many(code: &'static str, detail: impl AsRef<str>, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail) }
+    }
+
+    /// The stable word of what went wrong.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// 404 for a path that is nothing.
     pub fn no_route() -> Self {
         Self::new(
@@ -115,7 +131,7 @@ impl ApiError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil() as u64));
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64));
         }
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));

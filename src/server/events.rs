@@ -1,7 +1,8 @@
 //! Server-sent events of one command: transitions and output as they come.
 //!
 //! A task reads from the database by cursor and feeds a small channel; a reader that does not take an event for
-//! [`SLOW_TIMEOUT`] is dropped and comes back with `Last-Event-ID`. Nobody is waited for by anybody else.
+//! [`SLOW_TIMEOUT`] is dropped and comes back with `Last-Event-ID`. Nobody is waited for by anybody else. A reader whose
+//! token is good no longer is told nothing more.
 
 use super::app::App;
 use super::call::Call;
@@ -17,6 +18,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use warp::reply::{Reply, Response};
 use warp::sse::Event;
 
@@ -34,7 +36,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// # Errors
 /// 401, 403, 404, 422.
 pub async fn stream(call: Call, command: &str) -> Result<Response, ApiError> {
-    let actor = call.authorize(Role::Viewer).await?;
+    let (actor, held) = call.authorize_held(Role::Viewer).await?;
     call.query(&[])?;
     let command: CommandId = id(command)?;
     let cursor = match call.headers.get("last-event-id") {
@@ -46,28 +48,33 @@ pub async fn stream(call: Call, command: &str) -> Result<Response, ApiError> {
     let seq = call.app.store.command(command, false, actor.scope.clone()).await?.seq;
     let (sender, receiver) = mpsc::channel(CHANNEL);
     let app = Arc::clone(&call.app);
-    call.app.tasks.spawn("events", feed(app, command, seq, cursor, actor.scope, sender));
-    let events = stream::unfold(receiver, |mut receiver| async move {
-        let event: Event = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(event), receiver))
+    let cut = CancellationToken::new();
+    let cutter = cut.clone();
+    call.app.tasks.spawn("events", async move {
+        tokio::select! {
+            () = feed(&app, command, seq, cursor, actor.scope, sender) => {}
+            // What waits in the channel is not told either.
+            () = held.over(&app) => cutter.cancel(),
+        }
+    });
+    let events = stream::unfold((receiver, cut), |(mut receiver, cut)| async move {
+        let event: Event = tokio::select! {
+            biased;
+            () = cut.cancelled() => return None,
+            event = receiver.recv() => event?,
+        };
+        Some((Ok::<_, Infallible>(event), (receiver, cut)))
     });
     let events = warp::sse::keep_alive().interval(KEEP_ALIVE).stream(events);
     Ok(warp::sse::reply(events).into_response())
 }
 
-async fn feed(
-    app: Arc<App>,
-    command: CommandId,
-    seq: i64,
-    mut cursor: Cursor,
-    scope: Scope,
-    sender: mpsc::Sender<Event>,
-) {
+async fn feed(app: &App, command: CommandId, seq: i64, mut cursor: Cursor, scope: Scope, sender: mpsc::Sender<Event>) {
     let stop = app.tasks.stop_token();
     loop {
         // Listen before looking, or a change in between is missed.
         let rung = app.store.watch.commands.listen(seq);
-        match news(&app, command, seq, &mut cursor, &scope, &sender).await {
+        match news(app, command, seq, &mut cursor, &scope, &sender).await {
             Ok(More::Wait) => {}
             Ok(More::AtOnce) => continue,
             Ok(More::Never) => return,

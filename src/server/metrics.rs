@@ -30,6 +30,7 @@ pub struct Metrics {
     commit_seconds: Histogram,
     commit_batch_size: Histogram,
     http_requests: Family<Labels, Counter>,
+    refused: Family<Labels, Counter>,
 }
 
 impl Default for Metrics {
@@ -48,6 +49,7 @@ impl Default for Metrics {
             commit_seconds: seconds(),
             commit_batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
             http_requests: Family::default(),
+            refused: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("agents_connected", "Agents with a session", metrics.agents_connected.clone());
@@ -68,6 +70,7 @@ impl Default for Metrics {
         registry.register("commit_seconds", "Duration of a commit", metrics.commit_seconds.clone());
         registry.register("commit_batch_size", "Operations in a commit", metrics.commit_batch_size.clone());
         registry.register("http_requests", "HTTP requests by route and status", metrics.http_requests.clone());
+        registry.register("refused", "HTTP requests answered with a problem, by its code", metrics.refused.clone());
         registry.register("build", "Build", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         metrics
     }
@@ -92,6 +95,11 @@ impl Metrics {
     pub fn answered(&self, route: &'static str, status: u16) {
         let labels = vec![("route", route.to_owned()), ("status", status.to_string())];
         self.http_requests.get_or_create(&labels).inc();
+    }
+
+    /// A request was answered with a problem.
+    pub fn refused(&self, code: &'static str) {
+        self.refused.get_or_create(&vec![("code", code.to_owned())]).inc();
     }
 
     /// The text that Prometheus reads.

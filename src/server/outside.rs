@@ -22,6 +22,7 @@ pub async fn watch(app: Arc<App>) {
                 app.store.watch.agents.ring_all();
                 app.store.watch.commands.ring_all();
                 app.store.watch.ends.ring_all();
+                app.store.watch.tokens.ring_all();
             }
             Ok(false) => {}
             Err(StoreError::Closed | StoreError::Fatal(_)) => return,

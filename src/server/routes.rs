@@ -4,7 +4,7 @@ use super::app::App;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::listener::Connection;
-use super::{agents, authorities, commands, enroll, events, health, joins, submit, tokens, upgrade};
+use super::{agents, authorities, commands, enroll, events, health, joins, login, submit, tokens, upgrade};
 use crate::pin;
 use crate::protocol::authorities::PINS_HEADER;
 use crate::protocol::ids::RequestId;
@@ -39,6 +39,8 @@ enum Resource {
     Token(String),
     Authorities,
     Authority(String),
+    TokenTotp(String),
+    Session,
     Health,
     Ready,
     Metrics,
@@ -68,6 +70,8 @@ impl Resource {
             Self::Token(_) => "/api/tokens/{id}",
             Self::Authorities => "/api/authorities",
             Self::Authority(_) => "/api/authorities/{pin}",
+            Self::TokenTotp(_) => "/api/tokens/{id}/totp",
+            Self::Session => "/api/session",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
@@ -81,6 +85,7 @@ impl Resource {
 /// Who answers what.
 async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
     use Resource as R;
+    call.refuse_token_in_query()?;
     match (resource, call.method.as_str()) {
         (R::Commands, "GET") => commands::list(call).await,
         (R::Commands, "POST") => submit::to_many(call).await,
@@ -104,6 +109,12 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Authorities, "GET") => authorities::list(call).await,
         (R::Authorities, "POST") => authorities::create(call).await,
         (R::Authority(pin), "DELETE") => authorities::retire(call, &pin).await,
+        (R::TokenTotp(id), "POST") => tokens::totp_new(call, &id).await,
+        (R::TokenTotp(id), "PUT") => tokens::totp_prove(call, &id).await,
+        (R::TokenTotp(id), "DELETE") => tokens::totp_off(call, &id).await,
+        (R::Session, "POST") => login::open(call).await,
+        (R::Session, "GET") => login::show(call).await,
+        (R::Session, "DELETE") => login::close(call).await,
         (R::Health, "GET") => health::alive(call).await,
         (R::Ready, "GET") => health::ready(call).await,
         (R::Metrics, "GET") => health::metrics(call).await,
@@ -112,6 +123,8 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Nothing, _) => Err(ApiError::no_route()),
         (R::Commands | R::Joins | R::Tokens | R::Authorities, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
+        (R::TokenTotp(_), _) => Err(ApiError::method("POST, PUT, DELETE")),
+        (R::Session, _) => Err(ApiError::method("GET, POST, DELETE")),
         (R::Join(_) | R::Token(_) | R::Authority(_), _) => Err(ApiError::method("DELETE")),
         (R::CommandApprove(_) | R::CommandCancel(_) | R::AgentCommand(_) | R::AgentApprove(_) | R::Enroll, _) => {
             Err(ApiError::method("POST"))
@@ -179,6 +192,10 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .unify()
         .or(path!("api" / "authorities" / String).map(with(Resource::Authority)))
         .unify()
+        .or(path!("api" / "tokens" / String / "totp").map(with(Resource::TokenTotp)))
+        .unify()
+        .or(path!("api" / "session").map(|| Resource::Session))
+        .unify()
         .or(path!("healthz").map(|| Resource::Health))
         .unify()
         .or(path!("readyz").map(|| Resource::Ready))
@@ -233,7 +250,10 @@ async fn respond(
     // Whoever knows us by a pin learns of the others.
     let tls = app.tls.clone().filter(|_| connection.pin.is_some());
     let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), upgrade };
-    let mut response = answer(resource, call).await.unwrap_or_else(|error| error.into_response(request_id));
+    let mut response = answer(resource, call).await.unwrap_or_else(|error| {
+        metrics.refused(error.code());
+        error.into_response(request_id)
+    });
     metrics.answered(route, response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {

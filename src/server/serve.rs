@@ -5,6 +5,7 @@ use super::acme::keep::Keeper;
 use super::admission::Admission;
 use super::app::{App, FetchKey, Keepalive};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FILE};
+use super::limits::Limits;
 use super::listener::Door;
 use super::metrics::{Metrics, StoreMetrics};
 use super::places::Places;
@@ -12,7 +13,8 @@ use super::presence::Presence;
 use super::proxy::Proxy;
 use super::tls::own::OwnCertificate;
 use super::tls::start::{Tls, TlsStartError, host_name};
-use super::{files, listener, outside, reaper};
+use super::web_sessions::WebSessions;
+use super::{files, limits, listener, outside, reaper};
 use crate::clock::Clock;
 use crate::http_client::{HttpClientError, ServerUrl};
 use crate::protocol::access::Role;
@@ -37,6 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long drain waits for requests and sessions.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Good tokens of this kind, at most.
+const OWNER_TOKENS_MAX: u32 = 100;
 /// How operators' tokens begin.
 pub const TOKEN_PREFIX: &str = "prt_";
 
@@ -59,6 +63,8 @@ pub struct ServeConfig {
     pub acme: Option<AcmeConfig>,
     /// Whether loopback has the limit of one address, too. For tests: there is no other address.
     pub count_loopback: bool,
+    /// A fresh owner's token is to be made, because the earlier ones are lost.
+    pub new_owner_token: bool,
     /// Times of sessions.
     pub keepalive: Keepalive,
     /// Limits of the disk's use.
@@ -81,6 +87,7 @@ impl ServeConfig {
             own_certificate: None,
             acme: None,
             count_loopback: false,
+            new_owner_token: false,
             keepalive: Keepalive::default(),
             disk: DiskLimits::default(),
             retain: Retain { history_ms_max: HISTORY_MS_MAX, history_bytes_max: HISTORY_BYTES_MAX },
@@ -131,6 +138,9 @@ pub enum ServeError {
     /// The database, at the first writes.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Each start with the flag makes one.
+    #[error("there are too many owners' tokens already: leave out --new-owner-token, and revoke some")]
+    OwnerTokens,
     /// The database could not go on; everything accepted is on disk.
     #[error("the database cannot go on ({0}); free the cause and start again, nothing needs repair by hand")]
     Fatal(String),
@@ -179,6 +189,9 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     };
     let (store, thread) = Store::open(folder.path(), clock, config.disk, counter)?;
     make_owner_token(&store, &folder).await?;
+    if config.new_owner_token {
+        make_another_owner_token(&store, &folder).await?;
+    }
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
     let join_url = match public_url {
@@ -189,6 +202,8 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         store,
         presence: Presence::default(),
         admission: Admission::default(),
+        limits: Limits::default(),
+        web_sessions: WebSessions::default(),
         challenges: AtomicI64::new(0),
         metrics,
         tasks: tasks.clone(),
@@ -216,6 +231,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     }
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
+    tasks.spawn("limits", limits::tidy(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
 }
 
@@ -244,17 +260,42 @@ async fn make_owner_token(store: &Store, folder: &Folder) -> Result<(), ServeErr
     }
     let token = Secret::generate(TOKEN_PREFIX);
     folder.write(OWNER_TOKEN_FILE, &format!("{}\n", token.expose()))?;
-    let operation = CreateToken {
-        actor: Actor::server("first start"),
-        name: "owner".to_owned(),
+    store.write(owner_token("first start", "owner".to_owned(), &token)).await?;
+    tracing::info!("first start: the owner's token is in {}", folder.path().join(OWNER_TOKEN_FILE).display());
+    Ok(())
+}
+
+fn owner_token(part: &str, name: String, token: &Secret) -> CreateToken {
+    CreateToken {
+        actor: Actor::server(part),
+        name,
         role: Role::Owner,
         scope: Scope::default(),
         hash: token.hash(),
         expires_ms: None,
-    };
-    store.write(operation).await?;
-    tracing::info!("first start: the owner's token is in {}", folder.path().join(OWNER_TOKEN_FILE).display());
-    Ok(())
+    }
+}
+
+/// When all owners' tokens are lost: another one, under the first free name. The database knows it before it takes the file's
+/// place, so that a failure in between costs no token that is in use.
+async fn make_another_owner_token(store: &Store, folder: &Folder) -> Result<(), ServeError> {
+    let token = Secret::generate(TOKEN_PREFIX);
+    for number in 2..OWNER_TOKENS_MAX {
+        match store.write(owner_token("new owner token", format!("owner-{number}"), &token)).await {
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+            Ok(made) => {
+                folder.write(OWNER_TOKEN_FILE, &format!("{}\n", token.expose()))?;
+                tracing::warn!(
+                    "a new owner's token, named {}, is in {}; the earlier ones stay good until they are revoked",
+                    made.name,
+                    folder.path().join(OWNER_TOKEN_FILE).display()
+                );
+                return Ok(());
+            }
+        }
+    }
+    Err(ServeError::OwnerTokens)
 }
 
 impl Running {

@@ -37,7 +37,7 @@ pub async fn to_many(call: Call) -> Result<Response, ApiError> {
 }
 
 async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiError> {
-    let actor = call.authorize(Role::Technician).await?;
+    let (actor, held) = call.authorize_held(Role::Technician).await?;
     let wait = call.query(&["wait"])?.one::<u64>("wait")?.unwrap_or(0);
     if wait > WAIT_SECS_MAX {
         return Err(ApiError::field("wait", format!("is {wait}; at most {WAIT_SECS_MAX} seconds are allowed")));
@@ -49,8 +49,14 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
     let brake = call.app.brake;
     let enqueue = Enqueue { actor, targets, document, spec, note, confirm, brake, idempotency };
     let enqueued = call.app.store.try_write(enqueue).await?;
-    let command =
-        if wait > 0 { wait_for(&call, &enqueued, Duration::from_secs(wait), scope).await? } else { enqueued.command };
+    let command = if wait > 0 {
+        tokio::select! {
+            command = wait_for(&call, &enqueued, Duration::from_secs(wait), scope) => command?,
+            () = held.over(&call.app) => return Err(ApiError::unauthorized()),
+        }
+    } else {
+        enqueued.command
+    };
     let status = if enqueued.replayed { StatusCode::OK } else { StatusCode::CREATED };
     json(status, &command)
 }

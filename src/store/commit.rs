@@ -41,6 +41,8 @@ pub struct Touched {
     pub commands: BTreeSet<i64>,
     /// Commands with a delivery that ended.
     pub ends: BTreeSet<i64>,
+    /// Tokens whose standing changed.
+    pub tokens: BTreeSet<i64>,
     /// States that deliveries moved to.
     pub states: Vec<State>,
     /// For how long deliveries had been committed when they were accepted, in milliseconds.
@@ -142,6 +144,7 @@ impl Committer {
                     all.agents.append(&mut touched.agents);
                     all.commands.append(&mut touched.commands);
                     all.ends.append(&mut touched.ends);
+                    all.tokens.append(&mut touched.tokens);
                     all.states.append(&mut touched.states);
                     all.accept_ms.append(&mut touched.accept_ms);
                     all.close |= touched.close;

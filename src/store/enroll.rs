@@ -8,6 +8,9 @@ use crate::protocol::ids::AgentId;
 use crate::protocol::name::{AgentName, Tags, check_tags};
 use rusqlite::OptionalExtension;
 
+/// Why an enrollment with a wrong secret is refused.
+pub const JOIN_UNKNOWN: &str = "the join string is not known here";
+
 /// An enrollment.
 #[derive(Clone, Debug)]
 pub struct Enroll {
@@ -56,7 +59,7 @@ impl Enroll {
             })
             .optional()?;
         let Some((join_seq, has_uses, fresh, good, approve, join_tags)) = join else {
-            return Err(StoreError::JoinRefused("the join string is not known here"));
+            return Err(StoreError::JoinRefused(JOIN_UNKNOWN));
         };
         let known: Option<([u8; 16], String, i64, bool, bool)> = apply
             .conn

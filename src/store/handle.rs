@@ -41,6 +41,8 @@ pub struct Watch {
     pub commands: BellBoard,
     /// Rings for a command's row number when a delivery of it ended.
     pub ends: BellBoard,
+    /// Rings for a token's row number when it may be good for less than before: what was begun with it looks again.
+    pub tokens: BellBoard,
     /// Cancelled when the database cannot go on.
     pub fatal: CancellationToken,
     counter: Box<dyn Counter>,
@@ -63,6 +65,7 @@ impl Watch {
         touched.agents.iter().for_each(|agent| self.agents.ring(*agent));
         touched.commands.iter().for_each(|command| self.commands.ring(*command));
         touched.ends.iter().for_each(|command| self.ends.ring(*command));
+        touched.tokens.iter().for_each(|token| self.tokens.ring(*token));
         if let Some((operations, took)) = written {
             self.counter.committed(operations, took);
         }
@@ -191,6 +194,7 @@ impl Store {
             agents: BellBoard::default(),
             commands: BellBoard::default(),
             ends: BellBoard::default(),
+            tokens: BellBoard::default(),
             fatal: CancellationToken::new(),
             counter,
             words: Mutex::default(),
@@ -221,6 +225,12 @@ impl Store {
             mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
         })?;
         reply.done().await
+    }
+
+    /// Queues an operation if there is room, and waits for nothing. For what may as well not be stored.
+    pub fn post<O: Operation>(&self, operation: O) {
+        let (job, _) = job(operation);
+        let _ = self.jobs.try_send(job);
     }
 
     /// Queues an operation, waiting for room, and returns before its commit. For sessions: waiting there slows one

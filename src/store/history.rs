@@ -247,7 +247,13 @@ impl Store {
 }
 
 fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse, StoreError> {
-    const BEFORE: &str = "SELECT seq FROM commands WHERE id = ?1";
+    // Outside the scope it is not known, like the command itself.
+    const BEFORE: &str = concat!(
+        "SELECT seq FROM commands c WHERE id = ?1 AND EXISTS (SELECT 1 FROM deliveries d \
+         JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = c.seq AND ",
+        in_scope!("a.tags", "?2"),
+        ")"
+    );
     const OF_AGENT: &str = "SELECT c.id FROM deliveries d JOIN commands c ON c.seq = d.command_seq \
          WHERE d.agent_seq = ?1 AND d.command_seq < ?2 AND (?3 IS NULL OR d.state = ?3) \
          ORDER BY d.command_seq DESC LIMIT ?4"; // deliveries_agent
@@ -262,7 +268,7 @@ fn history(conn: &Connection, filter: &HistoryFilter) -> Result<CommandsResponse
         None => i64::MAX,
         Some(id) => conn
             .prepare_cached(BEFORE)?
-            .query_row([id.as_bytes()], |row| row.get(0))
+            .query_row((id.as_bytes(), filter.scope.to_json()), |row| row.get(0))
             .optional()?
             .ok_or_else(|| StoreError::NotFound { what: "command", key: id.to_string() })?,
     };

@@ -12,6 +12,7 @@ use super::enqueue::{Enqueue, Enqueued};
 use super::enroll::{Enroll, Enrolled};
 use super::error::StoreError;
 use super::joins::{CreateJoin, RevokeJoin};
+use super::logins::{CloseLogin, OpenLogin, UseToken};
 use super::outbox::{Claim, Claimed};
 use super::output::AppendOutput;
 use super::progress::{Accept, Finish, Progress, Start};
@@ -19,6 +20,7 @@ use super::reap::{Reap, Reaped};
 use super::retain::Retain;
 use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
+use super::totp::{ClearTotp, ProveTotp, SetTotp};
 use crate::protocol::access::{JoinResponse, TokenResponse};
 use crate::protocol::http::{AgentResponse, CommandResponse};
 use rusqlite::Connection;
@@ -124,6 +126,18 @@ operations! {
     CreateAuthority => (),
     /// An authority is retired.
     RetireAuthority => (),
+    /// A token was used.
+    UseToken => (),
+    /// An operator logs in with a token.
+    OpenLogin => bool,
+    /// An operator logs out.
+    CloseLogin => (),
+    /// A token gets a secret for one-time passwords.
+    SetTotp => (),
+    /// Its owner shows that they have it.
+    ProveTotp => bool,
+    /// One-time passwords are asked for no longer.
+    ClearTotp => (),
     /// Asks whether another process changed the database.
     LookOutside => bool,
     /// The last operation.

@@ -123,22 +123,47 @@ impl RevokeToken {
     /// Marks the row. Idempotent.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict` for the last owner's token; SQLite's.
+    /// `NotFound`, also outside the actor's scope; `Conflict` for the last owner's token; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
-        const OTHERS: &str = "SELECT EXISTS (SELECT 1 FROM tokens WHERE role = 'owner' AND revoked_ms IS NULL \
+        // Without a scope: the others cannot do everything.
+        const OTHERS: &str = "SELECT EXISTS (SELECT 1 FROM tokens WHERE role = 'owner' AND scope = '{}' AND revoked_ms IS NULL \
              AND (expires_ms IS NULL OR expires_ms > ?2) AND id <> ?1)";
-        const SQL: &str = "UPDATE tokens SET revoked_ms = coalesce(revoked_ms, ?2) WHERE id = ?1 RETURNING role";
+        const SQL: &str = "UPDATE tokens SET revoked_ms = coalesce(revoked_ms, ?2) WHERE id = ?1";
+        let target = target(apply, &self.actor, self.id)?;
         let key = (self.id.as_bytes(), apply.now_ms);
-        let role: Option<String> = apply.conn.prepare_cached(SQL)?.query_row(key, |row| row.get(0)).optional()?;
         let others: bool = apply.conn.prepare_cached(OTHERS)?.query_row(key, |row| row.get(0))?;
-        match role.as_deref() {
-            None => return Err(StoreError::NotFound { what: "token", key: self.id.to_string() }),
-            Some("owner") if !others => {
-                return Err(StoreError::Conflict("this is the last owner's token; make another one first".to_owned()));
-            }
-            Some(_) => {}
+        if target.role == Role::Owner && !others {
+            return Err(StoreError::Conflict("this is the last owner's token; make another one first".to_owned()));
         }
+        apply.conn.prepare_cached(SQL)?.execute(key)?;
+        apply.touched.tokens.insert(target.seq);
         audit::record(apply, &self.actor, "token.revoke", &self.id, &serde_json::json!({}))
+    }
+}
+
+/// A token that somebody acts on.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Row number.
+    pub seq: i64,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// The token with this id, if the actor's scope contains its own.
+///
+/// # Errors
+/// `NotFound`; SQLite's.
+pub fn target(apply: &Apply<'_>, actor: &Actor, id: TokenId) -> Result<Target, StoreError> {
+    const SQL: &str = "SELECT seq, role, scope FROM tokens WHERE id = ?1";
+    let read = |row: &Row<'_>| {
+        let target = Target { seq: row.get(0)?, role: role(row.get_ref(1)?.as_str()?) };
+        Ok((target, scope(row, 2)?))
+    };
+    let found = apply.conn.prepare_cached(SQL)?.query_row([id.as_bytes()], read).optional()?;
+    match found {
+        Some((target, scope)) if actor.scope.contains(&scope) => Ok(target),
+        _ => Err(StoreError::NotFound { what: "token", key: id.to_string() }),
     }
 }
 
@@ -157,16 +182,38 @@ pub struct Bearer {
     pub scope: Scope,
     /// Until when it is good; none: until revoked.
     pub expires_ms: Option<i64>,
+    /// The sealed secret of its one-time passwords; none: there is none.
+    pub totp: Option<Vec<u8>>,
+    /// The latest time step whose password was used; 0: none are asked for yet.
+    pub totp_step: i64,
+}
+
+impl Bearer {
+    /// Whether a one-time password is needed with it.
+    pub fn needs_code(&self) -> bool {
+        self.totp.is_some() && self.totp_step > 0
+    }
+}
+
+/// How a good token is found.
+#[derive(Clone, Copy, Debug)]
+pub enum TokenKey {
+    /// By its hash.
+    Hash([u8; 32]),
+    /// By its row.
+    Seq(i64),
 }
 
 impl Store {
-    /// The good token with this hash, if there is one.
+    /// A token, if it is good now.
     ///
     /// # Errors
     /// SQLite's.
-    pub async fn bearer(&self, hash: [u8; 32]) -> Result<Option<Bearer>, StoreError> {
-        const SQL: &str = "SELECT seq, id, name, role, scope, expires_ms FROM tokens WHERE hash = ?1 AND revoked_ms IS NULL \
-             AND (expires_ms IS NULL OR expires_ms > ?2)";
+    pub async fn bearer(&self, key: TokenKey) -> Result<Option<Bearer>, StoreError> {
+        const BY_HASH: &str = "SELECT seq, id, name, role, scope, expires_ms, totp, totp_step FROM tokens \
+             WHERE hash = ?1 AND revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?2)";
+        const BY_SEQ: &str = "SELECT seq, id, name, role, scope, expires_ms, totp, totp_step FROM tokens \
+             WHERE seq = ?1 AND revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?2)";
         let now_ms = self.clock.now_ms();
         self.read(move |conn| {
             // Found by the hash of 32 random bytes: what a comparison's time tells about it leads to no token.
@@ -178,21 +225,35 @@ impl Store {
                     role: role(row.get_ref(3)?.as_str()?),
                     scope: scope(row, 4)?,
                     expires_ms: row.get(5)?,
+                    totp: row.get(6)?,
+                    totp_step: row.get(7)?,
                 })
             };
-            Ok(conn.prepare_cached(SQL)?.query_row((hash, now_ms), bearer).optional()?)
+            let found = match key {
+                TokenKey::Hash(hash) => conn.prepare_cached(BY_HASH)?.query_row((hash, now_ms), bearer),
+                TokenKey::Seq(seq) => conn.prepare_cached(BY_SEQ)?.query_row((seq, now_ms), bearer),
+            };
+            Ok(found.optional()?)
         })
         .await
     }
 
-    /// Tokens, newest first.
+    /// The tokens that reach no agent outside `within`, newest first.
     ///
     /// # Errors
     /// SQLite's.
-    pub async fn tokens(&self) -> Result<Vec<TokenResponse>, StoreError> {
-        self.read(|conn| {
-            let sql = format!("SELECT {COLUMNS} FROM tokens ORDER BY seq DESC LIMIT {PAGE_MAX}");
-            Ok(conn.prepare_cached(&sql)?.query_map([], response)?.collect::<Result<_, _>>()?)
+    pub async fn tokens(&self, within: Scope) -> Result<Vec<TokenResponse>, StoreError> {
+        self.read(move |conn| {
+            let sql = format!("SELECT {COLUMNS} FROM tokens ORDER BY seq DESC");
+            let mut statement = conn.prepare_cached(&sql)?;
+            let mut tokens = Vec::new();
+            for token in statement.query_map([], response)? {
+                let token = token?;
+                if within.contains(&token.scope) && tokens.len() < PAGE_MAX as usize {
+                    tokens.push(token);
+                }
+            }
+            Ok(tokens)
         })
         .await
     }

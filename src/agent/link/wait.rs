@@ -100,7 +100,7 @@ impl Leave {
             Leave::OtherServer { .. } => Some(HOPELESS_WAIT),
             Leave::Unreachable(HttpClientError::Tls { source, .. }) if source.is_identity() => Some(HOPELESS_WAIT),
             Leave::Closed { reason: CloseReason::Revoked | CloseReason::Unauthorized, .. } => Some(HOPELESS_WAIT),
-            Leave::Closed { reason: CloseReason::Superseded, .. } => Some(SUPERSEDED_WAIT),
+            Leave::Closed { reason: CloseReason::Superseded | CloseReason::TooOften, .. } => Some(SUPERSEDED_WAIT),
             Leave::Closed { reason: CloseReason::Pending, .. } => Some(PENDING_WAIT),
             Leave::Left { reason: CloseReason::AgentStorage, .. } => Some(SUPERSEDED_WAIT),
             _ => None,
@@ -117,6 +117,9 @@ impl Leave {
             Leave::Closed { reason: CloseReason::Unauthorized, .. } => {
                 Some("the server does not know this agent's key; was it restored from a backup, or this folder copied?")
             }
+            Leave::Closed { reason: CloseReason::TooOften, .. } => Some(
+                "this agent connects too often: its link breaks again and again, or another process uses its credential",
+            ),
             Leave::Closed { reason: CloseReason::Superseded, .. } => {
                 Some("another process connects with this agent's credential: each host needs a data folder of its own")
             }

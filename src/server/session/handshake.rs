@@ -7,6 +7,8 @@ use crate::protocol::frame::{
 };
 use crate::secret::random;
 use crate::server::app::App;
+use crate::server::limits::Block;
+use crate::server::listener::Connection;
 use crate::server::presence::Standing;
 use crate::server::upgrade::Socket;
 use crate::store::agents::AgentKey;
@@ -52,8 +54,8 @@ pub fn close_frame(reason: CloseReason) -> Message {
 ///
 /// # Errors
 /// Why the connection was closed.
-pub async fn handshake(app: &App, socket: &mut Socket, pinned: bool) -> Result<Session, CloseReason> {
-    until_stop(app, socket, async |socket| authenticate(app, socket, pinned).await).await
+pub async fn handshake(app: &App, socket: &mut Socket, connection: &Connection) -> Result<Session, CloseReason> {
+    until_stop(app, socket, async |socket| authenticate(app, socket, connection).await).await
 }
 
 /// Waits until the agent has the session's epoch in its journal: before that nothing is dispatched to it.
@@ -94,14 +96,17 @@ async fn until_stop<T>(
     result
 }
 
-async fn authenticate(app: &App, socket: &mut Socket, pinned: bool) -> Result<Session, CloseReason> {
+async fn authenticate(app: &App, socket: &mut Socket, connection: &Connection) -> Result<Session, CloseReason> {
+    let (pinned, block) = (connection.pin.is_some(), Block::of(connection.peer.ip()));
     let nonce = random::<32>();
     let challenge_number = app.challenges.fetch_add(1, Ordering::Relaxed) + 1;
     let challenge = ServerFrame::Challenge { nonce: URL_SAFE_NO_PAD.encode(nonce), server_id: app.store.server_id };
     send(app, socket, &challenge).await?;
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
-    let key = check(app, &nonce, &hello).await?;
+    let key = check(app, &nonce, &hello, block).await?;
+    // Before it takes a place: one agent alone could take all of them.
+    app.limits.session(key.seq).map_err(|_| CloseReason::TooOften)?;
     // Only now: a stranger must not use up the places of agents.
     tokio::time::sleep(app.admission.take_place()).await;
     let begin = BeginSession {
@@ -183,14 +188,21 @@ async fn receive(socket: &mut Socket) -> Result<AgentFrame, CloseReason> {
     }
 }
 
-async fn check(app: &App, nonce: &[u8; 32], hello: &Hello) -> Result<AgentKey, CloseReason> {
+async fn check(app: &App, nonce: &[u8; 32], hello: &Hello, block: Block) -> Result<AgentKey, CloseReason> {
+    if !app.limits.hears(block, hello.agent_id) {
+        return Err(CloseReason::TooOften);
+    }
     let found = app.store.agent_key(hello.agent_id).await.map_err(|_| CloseReason::ServerStorage)?;
-    let key = found.ok_or(CloseReason::Unauthorized)?;
+    let Some(key) = found else {
+        app.limits.unknown_agent(block, hello.agent_id);
+        return Err(CloseReason::Unauthorized);
+    };
     let signature = URL_SAFE_NO_PAD.decode(&hello.signature).unwrap_or_default();
     let signed = hello_signature_input(nonce, app.store.server_id, hello.agent_id);
-    UnparsedPublicKey::new(&ED25519, key.public_key)
-        .verify(&signed, &signature)
-        .map_err(|_| CloseReason::Unauthorized)?;
+    UnparsedPublicKey::new(&ED25519, key.public_key).verify(&signed, &signature).map_err(|_| {
+        app.limits.failed(block, None);
+        CloseReason::Unauthorized
+    })?;
     // Only whoever holds the key learns that it was revoked, or that it waits.
     match (key.revoked, key.pending) {
         (true, _) => Err(CloseReason::Revoked),

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Runs a session on a fresh connection. `connection` keeps its place under the cap.
 pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let peer = connection.peer;
-    let session = match handshake(&app, &mut socket, connection.pin.is_some()).await {
+    let session = match handshake(&app, &mut socket, &connection).await {
         Ok(session) => session,
         Err(reason) => {
             tracing::info!(%peer, %reason, "{HELLO_LOG}");
