@@ -3,6 +3,7 @@
 use super::admission::Admission;
 use super::metrics::Metrics;
 use super::presence::Presence;
+use super::refusals::Refusals;
 use crate::protocol::frame::WINDOW_DEFAULT;
 use crate::protocol::ids::AgentId;
 use crate::seal::SealKey;
@@ -60,6 +61,8 @@ pub struct App {
     pub admission: Admission,
     /// Challenges given out so far: which of two connections of an agent is the later one.
     pub challenges: AtomicI64,
+    /// Who was refused what lately.
+    pub refusals: Refusals,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// All tasks, and the wish to stop.
@@ -91,6 +94,7 @@ impl App {
             presence: Presence::default(),
             admission: Admission::default(),
             challenges: AtomicI64::new(0),
+            refusals: Refusals::default(),
             metrics,
             tasks,
             keepalive,

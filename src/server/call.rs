@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use warp::reply::Response;
 
@@ -42,6 +42,8 @@ pub struct Call {
     pub query: String,
     /// Its body, still to be read. The lock is never taken: it only lets a `Call` be shared.
     pub body: Mutex<Pieces>,
+    /// Whom its token belongs to, once that is known; shared with whoever answers an error.
+    pub caller: Arc<OnceLock<Actor>>,
     /// The other end's offer to switch protocols.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
@@ -123,11 +125,7 @@ impl Call {
     pub async fn authorize(&self, role: Role) -> Result<Actor, ApiError> {
         let token = self.bearer().ok_or_else(ApiError::unauthorized)?;
         let bearer = self.app.store.bearer(token.hash()).await?.ok_or_else(ApiError::unauthorized)?;
-        if bearer.role < role {
-            let detail = format!("this needs the role {}; the token has {}", role.as_str(), bearer.role.as_str());
-            return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));
-        }
-        Ok(Actor {
+        let actor = Actor {
             token_seq: Some(bearer.seq),
             token_id: Some(bearer.id),
             name: bearer.name,
@@ -135,7 +133,14 @@ impl Call {
             role: bearer.role,
             scope: bearer.scope,
             expires_ms: bearer.expires_ms,
-        })
+        };
+        // A token that is not enough has an owner all the same.
+        let _ = self.caller.set(actor.clone());
+        if actor.role < role {
+            let detail = format!("this needs the role {}; the token has {}", role.as_str(), actor.role.as_str());
+            return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));
+        }
+        Ok(actor)
     }
 
     /// The bearer token in the request, good or not.

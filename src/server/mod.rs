@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod agents;
 pub mod app;
+pub mod attempt;
 pub mod call;
 pub mod commands;
 pub mod enroll;
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod outside;
 pub mod presence;
 pub mod reaper;
+pub mod refusals;
 pub mod routes;
 pub mod serve;
 pub mod session;

@@ -1,6 +1,7 @@
 //! The whole HTTP interface in one table: warp's filters read the path, one `match` names who answers.
 
 use super::app::App;
+use super::attempt::Attempt;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::listener::Connection;
@@ -38,7 +39,7 @@ enum Resource {
     Metrics,
     AgentSocket,
     AgentSpec(String),
-    Nothing,
+    Nothing(String),
 }
 
 impl Resource {
@@ -63,7 +64,32 @@ impl Resource {
             Self::Metrics => "/metrics",
             Self::AgentSocket => "/agent/ws",
             Self::AgentSpec(_) => "/agent/deliveries/{id}/spec",
-            Self::Nothing => "none",
+            Self::Nothing(_) => "none",
+        }
+    }
+
+    /// What the path says in the place of a variable; for a path that is nothing, all of it.
+    fn asked(&self) -> Option<&str> {
+        match self {
+            Self::Command(asked)
+            | Self::CommandOutput(asked)
+            | Self::CommandEvents(asked)
+            | Self::CommandCancel(asked)
+            | Self::Agent(asked)
+            | Self::AgentCommand(asked)
+            | Self::Join(asked)
+            | Self::Token(asked)
+            | Self::AgentSpec(asked)
+            | Self::Nothing(asked) => Some(asked),
+            Self::Commands
+            | Self::Agents
+            | Self::Joins
+            | Self::Enroll
+            | Self::Tokens
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics
+            | Self::AgentSocket => None,
         }
     }
 }
@@ -94,7 +120,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Metrics, "GET") => health::metrics(call).await,
         (R::AgentSocket, "GET") => upgrade::socket(call).await,
         (R::AgentSpec(id), "GET") => enroll::spec(call, &id).await,
-        (R::Nothing, _) => Err(ApiError::no_route()),
+        (R::Nothing(_), _) => Err(ApiError::no_route()),
         (R::Commands | R::Joins | R::Tokens, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
         (R::Join(_) | R::Token(_), _) => Err(ApiError::method("DELETE")),
@@ -161,7 +187,7 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .or(path!("metrics").map(|| Resource::Metrics))
         .unify()
         .boxed();
-    let nothing = warp::any().map(|| Resource::Nothing);
+    let nothing = path::full().map(|path: path::FullPath| Resource::Nothing(path.as_str().to_owned()));
     agents.or(commands).unify().or(rest).unify().or(nothing).unify().boxed()
 }
 
@@ -205,8 +231,20 @@ async fn respond(
     let request_id = RequestId::new();
     let route = resource.route();
     let metrics = Arc::clone(&app.metrics);
-    let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), upgrade };
-    let mut response = answer(resource, call).await.unwrap_or_else(|error| error.into_response(request_id));
+    let caller = Arc::default();
+    let attempt = Attempt {
+        app: Arc::clone(&app),
+        peer: connection.peer,
+        method: method.clone(),
+        route,
+        asked: resource.asked().map(str::to_owned),
+        caller: Arc::clone(&caller),
+    };
+    let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), caller, upgrade };
+    let mut response = answer(resource, call).await.unwrap_or_else(|error| {
+        attempt.note(&error);
+        error.into_response(request_id)
+    });
     metrics.answered(route, response.status().as_u16());
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&request_id.to_string()) {

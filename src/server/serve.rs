@@ -133,6 +133,8 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let app = Arc::new(app);
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
+    let (keeper, stop) = (Arc::clone(&app), tasks.stop_token().clone());
+    tasks.spawn("refusals", async move { keeper.refusals.keep(&keeper.store, &stop).await });
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
 }
@@ -178,6 +180,7 @@ impl Running {
         if !tasks.drained(DRAIN_TIMEOUT).await {
             tracing::warn!("{} tasks did not end within {} s", tasks.running(), DRAIN_TIMEOUT.as_secs());
         }
+        self.app.refusals.end_minute(&self.app.store).await;
         let closed = self.app.store.write(Close).await;
         tracing::debug!(?closed, "database closed");
         let thread = self.thread;

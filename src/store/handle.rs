@@ -223,6 +223,11 @@ impl Store {
         reply.done().await
     }
 
+    /// Queues an operation if there is room, and waits for nothing. False: there is none.
+    pub fn offer<O: Operation>(&self, operation: O) -> bool {
+        self.jobs.try_send(job(operation).0).is_ok()
+    }
+
     /// Queues an operation, waiting for room, and returns before its commit. For sessions: waiting there slows one
     /// agent's socket only. Operations queued one after the other are applied in that order.
     ///

@@ -4,6 +4,7 @@
 //! another engine could apply the same group. Each operation is a struct in its own file with one `apply`.
 
 use super::agents::{RevokeAgent, StoreFacts};
+use super::audit::Refuse;
 use super::cancel::{Cancel, Cancelled};
 use super::commit::Touched;
 use super::enqueue::{Enqueue, Enqueued};
@@ -114,6 +115,8 @@ operations! {
     CreateToken => TokenResponse,
     /// A token is revoked.
     RevokeToken => (),
+    /// Somebody was refused something.
+    Refuse => (),
     /// Asks whether another process changed the database.
     LookOutside => bool,
     /// The last operation.

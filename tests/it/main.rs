@@ -40,6 +40,7 @@ mod proxy;
 mod quota;
 mod random_cuts;
 mod reconnect;
+mod refusals;
 mod restore;
 mod retention;
 mod runner;

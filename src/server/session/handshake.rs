@@ -4,6 +4,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{
     AgentFrame, EPOCH_MAX, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
 };
+use crate::protocol::ids::AgentId;
 use crate::secret::random;
 use crate::server::app::App;
 use crate::server::presence::Standing;
@@ -45,12 +46,12 @@ pub fn close_frame(reason: CloseReason) -> Message {
     Message::Close(Some(CloseFrame { code: reason.code().into(), reason: reason.as_str().into() }))
 }
 
-/// Authenticates the peer and begins its session.
+/// Authenticates the peer and begins its session. `claimed` is then which agent it says it is, if it has said so.
 ///
 /// # Errors
 /// Why the connection was closed.
-pub async fn handshake(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
-    until_stop(app, socket, async |socket| authenticate(app, socket).await).await
+pub async fn handshake(app: &App, socket: &mut Socket, claimed: &mut Option<AgentId>) -> Result<Session, CloseReason> {
+    until_stop(app, socket, async |socket| authenticate(app, socket, claimed).await).await
 }
 
 /// Waits until the agent has the session's epoch in its journal: before that nothing is dispatched to it.
@@ -91,13 +92,14 @@ async fn until_stop<T>(
     result
 }
 
-async fn authenticate(app: &App, socket: &mut Socket) -> Result<Session, CloseReason> {
+async fn authenticate(app: &App, socket: &mut Socket, claimed: &mut Option<AgentId>) -> Result<Session, CloseReason> {
     let nonce = random::<32>();
     let challenge_number = app.challenges.fetch_add(1, Ordering::Relaxed) + 1;
     let challenge = ServerFrame::Challenge { nonce: URL_SAFE_NO_PAD.encode(nonce), server_id: app.store.server_id };
     send(app, socket, &challenge).await?;
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
+    *claimed = Some(hello.agent_id);
     let key = check(app, &nonce, &hello).await?;
     // Only now: a stranger must not use up the places of agents.
     tokio::time::sleep(app.admission.take_place()).await;
