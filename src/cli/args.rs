@@ -1,6 +1,6 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
-use super::{agents, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
+use super::{agents, audit, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens};
 use crate::protocol::name::{AgentName, parse_tag};
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
@@ -62,6 +62,8 @@ pub enum Verb {
     Agents(agents::AgentsArgs),
     /// Make, list and revoke operators' tokens
     Tokens(tokens::TokensArgs),
+    /// Show, check and export the record of who did what
+    Audit(audit::AuditArgs),
     /// Remember a server and a token for this user
     Login(login::LoginArgs),
     /// Print a completion script for a shell

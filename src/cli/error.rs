@@ -31,6 +31,8 @@ pub enum About {
     Joins,
     /// Tokens by id.
     Tokens,
+    /// The audit.
+    Audit,
 }
 
 /// What went wrong.
@@ -178,6 +180,7 @@ fn problem_cure(problem: &Problem, about: About) -> Option<String> {
     }
     match (problem.status, about) {
         (401, _) => Some("the token is wrong, expired or revoked: run `postrider login` with a good one".to_owned()),
+        (403, About::Audit) => Some("an owner's token without a scope may read the audit".to_owned()),
         (403, _) => Some("this needs a token with a higher role; `postrider tokens create` makes one".to_owned()),
         (404, About::Agents) => Some("`postrider agents` lists them".to_owned()),
         (404, About::Commands) => Some("`postrider commands` lists them".to_owned()),

@@ -30,6 +30,9 @@ pub mod words;
 
 // The verbs.
 pub mod agents;
+pub mod audit;
+pub mod audit_export;
+pub mod audit_verify;
 pub mod cancel;
 pub mod commands;
 pub mod completions;

@@ -7,6 +7,7 @@ pub mod admission;
 pub mod agents;
 pub mod app;
 pub mod attempt;
+pub mod audit;
 pub mod call;
 pub mod commands;
 pub mod enroll;

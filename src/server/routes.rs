@@ -5,7 +5,7 @@ use super::attempt::Attempt;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::listener::Connection;
-use super::{agents, commands, enroll, events, health, joins, submit, tokens, upgrade};
+use super::{agents, audit, commands, enroll, events, health, joins, submit, tokens, upgrade};
 use crate::protocol::ids::RequestId;
 use bytes::Buf;
 use futures_util::StreamExt;
@@ -34,6 +34,7 @@ enum Resource {
     Enroll,
     Tokens,
     Token(String),
+    Audit,
     Health,
     Ready,
     Metrics,
@@ -59,6 +60,7 @@ impl Resource {
             Self::Enroll => "/api/enroll",
             Self::Tokens => "/api/tokens",
             Self::Token(_) => "/api/tokens/{id}",
+            Self::Audit => "/api/audit",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
@@ -86,6 +88,7 @@ impl Resource {
             | Self::Joins
             | Self::Enroll
             | Self::Tokens
+            | Self::Audit
             | Self::Health
             | Self::Ready
             | Self::Metrics
@@ -115,6 +118,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Tokens, "GET") => tokens::list(call).await,
         (R::Tokens, "POST") => tokens::create(call).await,
         (R::Token(id), "DELETE") => tokens::revoke(call, &id).await,
+        (R::Audit, "GET") => audit::list(call).await,
         (R::Health, "GET") => health::alive(call).await,
         (R::Ready, "GET") => health::ready(call).await,
         (R::Metrics, "GET") => health::metrics(call).await,
@@ -130,6 +134,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
             | R::CommandOutput(_)
             | R::CommandEvents(_)
             | R::Agents
+            | R::Audit
             | R::Health
             | R::Ready
             | R::Metrics
@@ -179,6 +184,8 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .or(path!("api" / "tokens").map(|| Resource::Tokens))
         .unify()
         .or(path!("api" / "tokens" / String).map(with(Resource::Token)))
+        .unify()
+        .or(path!("api" / "audit").map(|| Resource::Audit))
         .unify()
         .or(path!("healthz").map(|| Resource::Health))
         .unify()

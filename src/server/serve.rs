@@ -124,6 +124,9 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let counter = Box::new(StoreMetrics(Arc::clone(&metrics)));
     let (store, thread) = Store::open(folder.path(), clock, config.disk, counter)?;
     make_owner_token(&store, &folder).await?;
+    // In a log that others keep it tells later whether rows were taken away, or the chain was made anew.
+    let (seq, hash) = store.audit_head().await?;
+    tracing::info!("the audit's head is {seq}:{hash}");
     let url = format!("http://{address}");
     folder.write(LISTEN_FILE, &format!("{url}\n"))?;
     let tasks = Tasks::default();

@@ -4,15 +4,20 @@ use super::audit::{self, Actor};
 use super::error::StoreError;
 use super::history::command_response;
 use super::op::Apply;
+use crate::protocol::audit::text_hash;
 use crate::protocol::http::{Candidate, CommandResponse, DeliveryResponse};
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
-use crate::secret::{hex, sha256};
 use rusqlite::{OptionalExtension, Row};
 use std::collections::BTreeSet;
+
+/// How much of a specification the audit keeps, in bytes: audit rows are never deleted.
+pub const AUDIT_SPEC_BYTES_MAX: usize = 16 * 1024;
+/// Agents that the audit names of one submission; the others are counted.
+pub const AUDIT_AGENTS_MAX: usize = 50;
 
 /// To whom.
 #[derive(Clone, Debug)]
@@ -103,12 +108,7 @@ impl Enqueue {
             let delivery = self.insert_delivery(apply, command_seq, target)?;
             deliveries.push(DeliveryResponse::queued(delivery, target.id, target.name.clone()));
         }
-        let detail = serde_json::json!({
-            "spec_sha256": hex(&sha256(self.document.as_bytes())),
-            "summary": self.spec.summary().chars().take(200).collect::<String>(),
-            "agents": targets.len(),
-        });
-        audit::record(apply, &self.actor, "command.submit", &id, &detail)?;
+        audit::record(apply, &self.actor, "command.submit", &id, &self.told(&targets))?;
         let command = CommandResponse {
             id,
             created_ms: apply.now_ms,
@@ -122,6 +122,26 @@ impl Enqueue {
             deliveries,
         };
         Ok(Enqueued { command_seq, command, replayed: false })
+    }
+
+    /// What the audit tells of it, after history has forgotten it.
+    fn told(&self, targets: &[Target]) -> serde_json::Value {
+        let text = &self.document[..self.document.floor_char_boundary(AUDIT_SPEC_BYTES_MAX)];
+        let named = targets.iter().take(AUDIT_AGENTS_MAX);
+        let named: Vec<_> = named.map(|target| serde_json::json!({ "id": target.id, "name": target.name })).collect();
+        let mut detail = serde_json::json!({
+            "spec_sha256": text_hash(&self.document),
+            "spec": text,
+            "agents": named,
+            "agent_count": targets.len(),
+        });
+        if text.len() < self.document.len() {
+            detail["cut"] = true.into();
+        }
+        if let Some(note) = &self.note {
+            detail["note"] = note.as_str().into();
+        }
+        detail
     }
 
     fn replay(&self, apply: &Apply<'_>) -> Result<Option<Enqueued>, StoreError> {

@@ -24,4 +24,5 @@ pub mod reap;
 pub mod retain;
 pub mod session;
 pub mod tokens;
+pub mod trail;
 pub mod transition;

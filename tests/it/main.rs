@@ -3,6 +3,7 @@
 
 mod agent_disk;
 mod agent_link;
+mod audit;
 mod bad_agents;
 mod bad_links;
 mod bad_requests;
