@@ -24,6 +24,7 @@ pub mod follow;
 pub mod lines;
 pub mod outcome;
 pub mod printer;
+pub mod secret_env;
 pub mod submit;
 pub mod waiting;
 pub mod words;

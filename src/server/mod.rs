@@ -24,6 +24,7 @@ pub mod presence;
 pub mod reaper;
 pub mod refusals;
 pub mod routes;
+pub mod sealed;
 pub mod serve;
 pub mod session;
 pub mod submit;

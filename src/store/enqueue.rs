@@ -43,8 +43,19 @@ pub struct Enqueue {
     pub spec: Spec,
     /// For people.
     pub note: Option<String>,
+    /// Secret variables; none: there are none.
+    pub secrets: Option<Sealed>,
     /// The client's key, and the hash of what it submitted.
     pub idempotency: Option<(String, [u8; 32])>,
+}
+
+/// Secret variables, sealed for one command.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// The id that the command gets: they open under it alone.
+    pub command: CommandId,
+    /// Sealed names and values.
+    pub bytes: Vec<u8>,
 }
 
 /// What became of it.
@@ -101,8 +112,13 @@ impl Enqueue {
         if targets.is_empty() {
             return Err(StoreError::NoTargets);
         }
-        let id = CommandId::new();
+        let id = self.secrets.as_ref().map_or_else(CommandId::new, |sealed| sealed.command);
         let command_seq = self.insert_command(apply, id)?;
+        if let Some(sealed) = &self.secrets {
+            // Before the deliveries, which the schema counts.
+            const SECRETS: &str = "INSERT INTO secrets (command_seq, sealed) VALUES (?1, ?2)";
+            apply.conn.prepare_cached(SECRETS)?.execute((command_seq, &sealed.bytes))?;
+        }
         let mut deliveries = Vec::with_capacity(targets.len());
         for target in &targets {
             let delivery = self.insert_delivery(apply, command_seq, target)?;

@@ -11,7 +11,7 @@ use super::enqueue::{Enqueue, Enqueued};
 use super::enroll::{Enroll, Enrolled};
 use super::error::StoreError;
 use super::joins::{CreateJoin, RevokeJoin};
-use super::outbox::{Claim, Claimed};
+use super::outbox::{Claim, Claimed, Withdraw};
 use super::output::AppendOutput;
 use super::progress::{Accept, Finish, Progress, Start};
 use super::reap::{Reap, Reaped};
@@ -89,6 +89,8 @@ operations! {
     EndSession => (),
     /// A writer looks at its outbox.
     Claim => Claimed,
+    /// What a writer found cannot go out.
+    Withdraw => (),
     /// The agent journaled a delivery.
     Accept => Progress,
     /// The agent started it.

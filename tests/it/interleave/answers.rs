@@ -56,6 +56,7 @@ async fn submit_and_cancel(world: &Parts, answers: &Mutex<Vec<Answered>>) {
             document: document.to_owned(),
             spec: Spec::parse(document.as_bytes()).unwrap(),
             note: None,
+            secrets: None,
             idempotency: None,
         };
         let id = world.store.try_write(enqueue).await.unwrap().command.id;

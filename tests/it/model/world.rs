@@ -258,7 +258,7 @@ impl World {
         let spec = Spec::parse(document.as_bytes()).unwrap();
         let keys = chosen.iter().map(|agent| self.enrolled[*agent].id.to_string()).collect();
         let (actor, targets) = (self.actor.clone(), Selector::Agents(keys));
-        let enqueue = Enqueue { actor, targets, document, spec, note: None, idempotency: None };
+        let enqueue = Enqueue { actor, targets, document, spec, note: None, secrets: None, idempotency: None };
         let taken = self.write(enqueue).unwrap().command;
         assert_eq!(taken.deliveries.len(), chosen.len());
         let command = self.commands.len();
