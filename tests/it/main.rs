@@ -45,6 +45,7 @@ mod refusals;
 mod restore;
 mod retention;
 mod runner;
+mod secret_env;
 mod soak;
 mod start;
 mod storm;
