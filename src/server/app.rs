@@ -61,8 +61,10 @@ pub struct App {
     pub admission: Admission,
     /// Challenges given out so far: which of two connections of an agent is the later one.
     pub challenges: AtomicI64,
-    /// Who was refused what lately.
+    /// Requests that were refused lately.
     pub refusals: Refusals,
+    /// Agents that were turned away lately.
+    pub turned_away: Refusals,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// All tasks, and the wish to stop.
@@ -95,6 +97,7 @@ impl App {
             admission: Admission::default(),
             challenges: AtomicI64::new(0),
             refusals: Refusals::default(),
+            turned_away: Refusals::default(),
             metrics,
             tasks,
             keepalive,

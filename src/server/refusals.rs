@@ -1,7 +1,7 @@
 //! Refused attempts on their way into the audit, within bounds: a flood of them must not fill the disk.
 //!
-//! What is over the bounds is counted, and the count is written when the minute is over. Nobody who is refused waits
-//! for the database.
+//! What is over the bounds is counted, and the count is written when a minute is over, or an hour. Nobody who is refused
+//! waits for the database.
 
 use super::attempt::NOBODY;
 use crate::store::audit::{Actor, Refuse};
@@ -12,13 +12,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// For how long attempts are counted together.
-const MINUTE: Duration = Duration::from_secs(60);
-/// Rows a minute for one address and error code: enough to see what somebody tries.
+/// For how long requests are counted together.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// For how long agents that are turned away are: a forgotten one tries once a minute, for years.
+pub const HOUR: Duration = Duration::from_secs(3600);
+/// Rows in that time for one address and error code: enough to see what somebody tries.
 pub const ROWS_MAX: u32 = 10;
-/// Rows a minute for all of them. With [`KEYS_MAX`] counts, a flood from everywhere writes about 0.1 MB a minute.
+/// Rows in that time for all of them. With [`KEYS_MAX`] counts, a flood from everywhere writes about 0.1 MB a minute.
 pub const ROWS_OF_ALL_MAX: u32 = 200;
-/// Addresses and codes that are told apart in one minute; what more there are is counted together.
+/// Addresses and codes that are told apart in that time; what more there are is counted together.
 pub const KEYS_MAX: usize = 200;
 /// The code under which those are counted.
 const REST: &str = "various";
@@ -33,41 +35,41 @@ struct Tally {
 }
 
 #[derive(Default)]
-struct Minute {
+struct Period {
     tallies: HashMap<Key, Tally>,
     rows: u32,
 }
 
-/// What was refused in this minute.
+/// What was refused since the last count.
 #[derive(Default)]
 pub struct Refusals {
-    minute: Mutex<Minute>,
+    period: Mutex<Period>,
 }
 
 impl Refusals {
-    fn minute(&self) -> MutexGuard<'_, Minute> {
-        self.minute.lock().unwrap_or_else(PoisonError::into_inner)
+    fn period(&self) -> MutexGuard<'_, Period> {
+        self.period.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a refused attempt, or counts it: when there were many, or when the database has too much to do or no room.
     pub fn note(&self, store: &Store, from: IpAddr, code: &'static str, refuse: Refuse) {
-        let mut minute = self.minute();
+        let mut period = self.period();
         let key = Some((network(from), code));
-        let key = key.filter(|key| minute.tallies.len() < KEYS_MAX || minute.tallies.contains_key(&Some(*key)));
-        let room = minute.rows < ROWS_OF_ALL_MAX;
-        let tally = minute.tallies.entry(key).or_default();
+        let key = key.filter(|key| period.tallies.len() < KEYS_MAX || period.tallies.contains_key(&Some(*key)));
+        let room = period.rows < ROWS_OF_ALL_MAX;
+        let tally = period.tallies.entry(key).or_default();
         if room && tally.rows < ROWS_MAX && store.watch.refusal().is_none() && store.offer(refuse) {
             tally.rows += 1;
-            minute.rows += 1;
+            period.rows += 1;
         } else {
             tally.beyond += 1;
         }
     }
 
-    /// Ends the minute: writes how many there were beyond the rows, one row for each address and code.
-    pub async fn end_minute(&self, store: &Store) {
-        let minute = std::mem::take(&mut *self.minute());
-        for (key, tally) in minute.tallies.into_iter().filter(|(_, tally)| tally.beyond > 0) {
+    /// Ends the period: writes how many there were beyond the rows, one row for each address and code.
+    pub async fn count(&self, store: &Store) {
+        let period = std::mem::take(&mut *self.period());
+        for (key, tally) in period.tallies.into_iter().filter(|(_, tally)| tally.beyond > 0) {
             let (peer, code) = key.map_or((None, REST), |(address, code)| (Some(shown(address)), code));
             let detail = serde_json::json!({ "code": code, "count": tally.beyond });
             let actor = Actor::nobody(NOBODY, peer);
@@ -78,10 +80,10 @@ impl Refusals {
         }
     }
 
-    /// Ends each minute until `stop`.
-    pub async fn keep(&self, store: &Store, stop: &CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(MINUTE)).await.is_some() {
-            self.end_minute(store).await;
+    /// Counts once in each `period` until `stop`.
+    pub async fn keep(&self, period: Duration, store: &Store, stop: &CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+            self.count(store).await;
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::app::{App, Keepalive};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE};
 use super::metrics::{Metrics, StoreMetrics};
+use super::refusals::{HOUR, MINUTE};
 use super::{files, listener, outside, reaper};
 use crate::clock::Clock;
 use crate::http_client::ServerUrl;
@@ -137,7 +138,10 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     let (keeper, stop) = (Arc::clone(&app), tasks.stop_token().clone());
-    tasks.spawn("refusals", async move { keeper.refusals.keep(&keeper.store, &stop).await });
+    tasks.spawn("refusals", async move {
+        let refusals = keeper.refusals.keep(MINUTE, &keeper.store, &stop);
+        tokio::join!(refusals, keeper.turned_away.keep(HOUR, &keeper.store, &stop));
+    });
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
 }
@@ -183,7 +187,8 @@ impl Running {
         if !tasks.drained(DRAIN_TIMEOUT).await {
             tracing::warn!("{} tasks did not end within {} s", tasks.running(), DRAIN_TIMEOUT.as_secs());
         }
-        self.app.refusals.end_minute(&self.app.store).await;
+        self.app.refusals.count(&self.app.store).await;
+        self.app.turned_away.count(&self.app.store).await;
         let closed = self.app.store.write(Close).await;
         tracing::debug!(?closed, "database closed");
         let thread = self.thread;

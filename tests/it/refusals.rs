@@ -141,7 +141,7 @@ async fn a_flood_is_counted_and_not_written_row_by_row() {
     let rows = after(data, ROWS_MAX as usize + 1).await;
     assert_eq!(rows.len(), ROWS_MAX as usize + 1);
     let app = server.running.app();
-    app.refusals.end_minute(&app.store).await;
+    app.refusals.count(&app.store).await;
     let rows = refused(data);
     assert_eq!(rows.len(), ROWS_MAX as usize + 2);
     let (who, _, peer, action, target, detail) = rows.last().unwrap();
@@ -173,7 +173,7 @@ async fn a_flood_from_everywhere_is_bounded_too() {
         };
         app.refusals.note(&app.store, from, "unauthorized", refuse);
     }
-    app.refusals.end_minute(&app.store).await;
+    app.refusals.count(&app.store).await;
     let rows = refused(server.data.path());
     assert!(rows.len() <= ROWS_OF_ALL_MAX as usize + KEYS_MAX + 1, "{}", rows.len());
     let counted: u64 = rows.iter().filter_map(|row| row.5["count"].as_u64()).sum();

@@ -156,7 +156,7 @@ async fn an_agent_that_crashes_before_the_start_still_has_it_and_then_no_more() 
     // What ran is interrupted, so there are slots.
     agent.restart("web-1");
     api.until(&waits, &["succeeded"]).await;
-    assert_eq!(stdout(&api, &waits).await, told());
+    assert_eq!(stdout(api, &waits).await, told());
     nowhere_in(&agent.data, "after its end, with the agent running");
     std::fs::write(&go, "").unwrap();
     server.stop().await;

@@ -28,7 +28,7 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
                 let detail = serde_json::json!({ "code": reason.as_str() });
                 let target = claimed.map(|agent| agent.to_string());
                 let refuse = Refuse { actor, action: "GET /agent/ws".to_owned(), target, detail };
-                app.refusals.note(&app.store, peer.ip(), reason.as_str(), refuse);
+                app.turned_away.note(&app.store, peer.ip(), reason.as_str(), refuse);
             }
             return;
         }
