@@ -106,7 +106,7 @@ mod tests {
             let error = serde_json::from_str::<SecretEnv>(wrong).unwrap_err().to_string();
             assert!(!error.contains("hunter2") && !error.contains("42424242"), "{error}");
         }
-        for wrong in ["hunter2\0".to_owned(), "hunter2".repeat(SECRETS_BYTES_MAX / 7)] {
+        for wrong in ["hunter2\0".to_owned(), "hunter2".repeat(SECRETS_BYTES_MAX / 6)] {
             let mut secrets = SecretEnv::default();
             secrets.set("A".to_owned(), Secret::new(wrong));
             let error = secrets.check().unwrap_err().to_string();
