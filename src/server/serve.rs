@@ -129,13 +129,14 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     let (seq, hash) = store.audit_head().await?;
     tracing::info!("the audit's head is {seq}:{hash}");
     let url = format!("http://{address}");
+    let connections_max = files::connections_max();
     folder.write(LISTEN_FILE, &format!("{url}\n"))?;
     let tasks = Tasks::default();
     let join_url = public_url.map_or_else(|| url.clone(), |url| url.to_string());
     let app =
         App::new(store, metrics, tasks.clone(), config.keepalive, join_url, !config.behind_proxy, folder.seal_key()?);
     let app = Arc::new(app);
-    tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, files::connections_max()));
+    tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, connections_max));
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     let (keeper, stop) = (Arc::clone(&app), tasks.stop_token().clone());
     tasks.spawn("refusals", async move {

@@ -80,6 +80,10 @@ async fn the_command_sees_it_and_nothing_keeps_it() {
     agent.arg("agent").arg("--data").arg(folder.path().join("agent")).args(["--name", "web-1"]);
     agent.env("POSTRIDER_JOIN", api.join().await).env("POSTRIDER_LOG", "trace");
     let mut agent = Process::spawn(agent, folder.path().join("agent.log"));
+    eventually("the agent enrolled", || async {
+        (api.call("GET", "/api/agents/web-1", Value::Null).await.status == 200).then_some(())
+    })
+    .await;
     // The command line takes it from its environment. The agent's processes have it in no argument.
     let look = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c hunter2-p0[s]trider; ";
     let mut run = verb(&data, &["run", "web-1", "--secret-env", "TOKEN", "--json", "--", &format!("{look}{TELL}")]);
