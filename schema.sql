@@ -87,7 +87,7 @@ CREATE TABLE commands (
     approved_by INTEGER REFERENCES tokens (seq),        -- NULL: nobody has
     approved_ms INTEGER,
     idempotency_key TEXT,                               -- the client's; NULL: none given
-    idempotency_hash BLOB CHECK (idempotency_hash IS NULL OR length(idempotency_hash) = 32), -- SHA-256 of target and body
+    idempotency_hash BLOB CHECK (idempotency_hash IS NULL OR length(idempotency_hash) = 32), -- SHA-256 of target and body; with secrets in it a mark by the seal key
     CHECK ((approved_by IS NULL) = (approved_ms IS NULL)),
     CHECK (approval = 1 OR approved_by IS NULL)
 ) STRICT;
@@ -136,6 +136,22 @@ CREATE INDEX deliveries_at_agent ON deliveries (agent_seq, seq) WHERE state IN (
 CREATE INDEX deliveries_due ON deliveries (due_ms) WHERE state IN ('queued', 'accepted', 'running');
 -- History of one agent.
 CREATE INDEX deliveries_agent ON deliveries (agent_seq, command_seq);
+
+-- Secret variables of commands, for as long as a delivery waits to be handed to its agent. The triggers see to that,
+-- whoever moves a delivery.
+CREATE TABLE secrets (
+    command_seq INTEGER PRIMARY KEY REFERENCES commands (seq) ON DELETE CASCADE,
+    waiting     INTEGER NOT NULL DEFAULT 0 CHECK (waiting >= 0), -- deliveries that have neither been accepted nor ended
+    sealed      BLOB NOT NULL                           -- their names and values, under the seal key
+) STRICT;
+CREATE TRIGGER secrets_wait AFTER INSERT ON deliveries BEGIN
+    UPDATE secrets SET waiting = waiting + 1 WHERE command_seq = NEW.command_seq;
+END;
+CREATE TRIGGER secrets_go AFTER UPDATE OF state ON deliveries
+WHEN coalesce(OLD.accepted_ms, OLD.finished_ms) IS NULL AND coalesce(NEW.accepted_ms, NEW.finished_ms) IS NOT NULL BEGIN
+    UPDATE secrets SET waiting = waiting - 1 WHERE command_seq = NEW.command_seq;
+    DELETE FROM secrets WHERE command_seq = NEW.command_seq AND waiting = 0;
+END;
 
 -- Everything that happened to a delivery: its moves, and what else explains them.
 CREATE TABLE transitions (

@@ -7,6 +7,7 @@
 use super::data::private;
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::outcome::Outcome;
+use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::state::State;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
@@ -24,16 +25,17 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = include_str!("journal.sql");
 // `deliveries.delivery` is UNIQUE: its index serves all lookups by id.
-const ACCEPT: &str = "INSERT INTO deliveries (delivery, attempt, state, spec, not_after_ms, outcome) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (delivery) DO NOTHING";
+const ACCEPT: &str = "INSERT INTO deliveries (delivery, attempt, state, spec, not_after_ms, outcome, secrets) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (delivery) DO NOTHING";
 const EPOCH: &str = "UPDATE lineage SET epoch = ?1";
+const WIPE: &str = "UPDATE deliveries SET secrets = NULL WHERE delivery = ?1 AND secrets IS NOT NULL";
 const START: &str = "UPDATE deliveries SET state = 'running' WHERE delivery = ?1 AND state = 'accepted'";
 const FINISH: &str =
     "UPDATE deliveries SET state = ?2, outcome = ?3 WHERE delivery = ?1 AND state IN ('accepted', 'running')";
 const FORGET: &str = "UPDATE deliveries SET stored = 1, spec = NULL WHERE delivery = ?1 AND outcome IS NOT NULL";
 const LOOKUP: &str = "SELECT outcome FROM deliveries WHERE delivery = ?1";
 // Index `held`.
-const HELD: &str = "SELECT delivery, state, spec, outcome FROM deliveries WHERE stored = 0 ORDER BY seq";
+const HELD: &str = "SELECT delivery, state, spec, outcome, secrets FROM deliveries WHERE stored = 0 ORDER BY seq";
 // Index `tombstones`.
 const PURGE: &str = "DELETE FROM deliveries WHERE seq IN \
      (SELECT seq FROM deliveries WHERE stored = 1 AND not_after_ms < ?1 ORDER BY not_after_ms LIMIT ?2)";
@@ -89,6 +91,8 @@ pub enum Op {
         attempt: u32,
         /// The document, byte for byte.
         spec: Vec<u8>,
+        /// Its secret variables: written when it waits only. What starts at once needs none after a crash.
+        secrets: SecretEnv,
         /// Its expiry.
         not_after_ms: i64,
         /// How it enters.
@@ -125,6 +129,8 @@ pub struct Held {
     pub delivery: DeliveryId,
     /// The document.
     pub spec: Vec<u8>,
+    /// Its secret variables, while it waits.
+    pub secrets: SecretEnv,
     /// `accepted`, or a terminal state with its outcome; `running` only before recovery.
     pub outcome: Option<Outcome>,
     /// Whether it was running when the agent ended.
@@ -147,6 +153,8 @@ pub fn open(path: &Path) -> Result<Connection, JournalError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // What is deleted is overwritten: secrets are deleted when their command starts.
+    connection.pragma_update(None, "secure_delete", true)?;
     // Or statements would be compiled anew for each value that is bound, as SQLite is built with STAT4.
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -183,14 +191,17 @@ pub fn held(connection: &Connection) -> Result<Vec<Held>, JournalError> {
     let mut statement = connection.prepare(HELD)?;
     let rows = statement.query_map([], |row| {
         let state: String = row.get(1)?;
-        Ok((row.get::<_, [u8; 16]>(0)?, state, row.get::<_, Vec<u8>>(2)?, row.get::<_, Option<String>>(3)?))
+        let secrets = row.get::<_, Option<String>>(4)?;
+        Ok((row.get::<_, [u8; 16]>(0)?, state, row.get::<_, Vec<u8>>(2)?, row.get::<_, Option<String>>(3)?, secrets))
     })?;
     let mut held = Vec::new();
     for row in rows {
-        let (delivery, state, spec, outcome) = row?;
+        let (delivery, state, spec, outcome, secrets) = row?;
         let running = State::from_str(&state).is_ok_and(|state| state == State::Running);
         let outcome = outcome.as_deref().map(read_outcome).transpose()?;
-        held.push(Held { delivery: DeliveryId::from_bytes(delivery), spec, outcome, running });
+        let secrets = secrets.as_deref().map_or(Ok(SecretEnv::default()), serde_json::from_str);
+        let secrets = secrets.map_err(|error| JournalError::Sql(format!("secrets in it cannot be read: {error}")))?;
+        held.push(Held { delivery: DeliveryId::from_bytes(delivery), spec, secrets, outcome, running });
     }
     Ok(held)
 }
@@ -201,21 +212,30 @@ pub fn held(connection: &Connection) -> Result<Vec<Held>, JournalError> {
 /// [`JournalError::Full`], [`JournalError::Sql`]; then nothing is written.
 pub fn write(connection: &mut Connection, ops: &[&Op]) -> Result<Vec<Done>, JournalError> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let done = ops.iter().map(|op| write_one(&transaction, op)).collect::<Result<Vec<_>, _>>()?;
+    let mut wiped = 0;
+    let done = ops.iter().map(|op| write_one(&transaction, op, &mut wiped)).collect::<Result<Vec<_>, _>>()?;
     transaction.commit()?;
+    if wiped > 0 {
+        // The log has them, too, until it is emptied.
+        let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| Ok(row.get::<_, i64>(0)? == 0));
+        if !matches!(emptied, Ok(true)) {
+            tracing::warn!(?emptied, "the journal's log keeps a secret until it is emptied: another program reads it");
+        }
+    }
     Ok(done)
 }
 
-fn write_one(connection: &Connection, op: &Op) -> Result<Done, JournalError> {
+fn write_one(connection: &Connection, op: &Op, wiped: &mut usize) -> Result<Done, JournalError> {
     match op {
-        Op::Accept { delivery, attempt, spec, not_after_ms, entry } => {
+        Op::Accept { delivery, attempt, spec, secrets, not_after_ms, entry } => {
             let (state, outcome) = match entry {
                 Entry::Waiting => (State::Accepted, None),
                 Entry::Started => (State::Running, None),
                 Entry::Ended(outcome) => (outcome.state, Some(write_outcome(outcome))),
             };
             let id = delivery.as_bytes();
-            let row = params![id, attempt, state.as_str(), spec, not_after_ms, outcome];
+            let secrets = (state == State::Accepted && !secrets.is_empty()).then(|| write_secrets(secrets));
+            let row = params![id, attempt, state.as_str(), spec, not_after_ms, outcome, secrets];
             if connection.prepare_cached(ACCEPT)?.execute(row)? == 1 {
                 return Ok(Done::Written);
             }
@@ -224,8 +244,12 @@ fn write_one(connection: &Connection, op: &Op) -> Result<Done, JournalError> {
             return Ok(Done::Known(known.flatten().as_deref().map(read_outcome).transpose()?));
         }
         Op::Epoch(epoch) => connection.prepare_cached(EPOCH)?.execute([i64::try_from(*epoch).unwrap_or(i64::MAX)])?,
-        Op::Start(delivery) => connection.prepare_cached(START)?.execute(params![delivery.as_bytes()])?,
+        Op::Start(delivery) => {
+            *wiped += connection.prepare_cached(WIPE)?.execute(params![delivery.as_bytes()])?;
+            connection.prepare_cached(START)?.execute(params![delivery.as_bytes()])?
+        }
         Op::Finish(delivery, outcome) => {
+            *wiped += connection.prepare_cached(WIPE)?.execute(params![delivery.as_bytes()])?;
             let row = params![delivery.as_bytes(), outcome.state.as_str(), write_outcome(outcome)];
             connection.prepare_cached(FINISH)?.execute(row)?
         }
@@ -236,6 +260,10 @@ fn write_one(connection: &Connection, op: &Op) -> Result<Done, JournalError> {
         }
     };
     Ok(Done::Written)
+}
+
+fn write_secrets(secrets: &SecretEnv) -> String {
+    serde_json::to_string(secrets).expect("secrets are plain data")
 }
 
 fn write_outcome(outcome: &Outcome) -> String {
@@ -249,9 +277,11 @@ fn read_outcome(text: &str) -> Result<Outcome, JournalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secret::Secret;
 
     fn accept(delivery: DeliveryId, entry: Entry) -> Op {
-        Op::Accept { delivery, attempt: 1, spec: b"{}".to_vec(), not_after_ms: 1000, entry }
+        let secrets = SecretEnv::default();
+        Op::Accept { delivery, attempt: 1, spec: b"{}".to_vec(), secrets, not_after_ms: 1000, entry }
     }
 
     #[test]
@@ -279,6 +309,44 @@ mod tests {
         assert!(matches!(write(&mut connection, &[&accept(c, Entry::Waiting)]).unwrap()[0], Done::Known(Some(_))));
         write(&mut connection, &[&Op::Purge { now_ms: 1001 + TOMBSTONE_EXTRA_MS }]).unwrap();
         assert_eq!(write(&mut connection, &[&accept(c, Entry::Waiting)]).unwrap(), [Done::Written]);
+    }
+
+    /// Whether a file of the journal has this text.
+    fn on_disk(path: &Path, text: &str) -> bool {
+        let has = |file: &Path| {
+            let bytes = std::fs::read(file).unwrap_or_default();
+            bytes.windows(text.len()).any(|window| window == text.as_bytes())
+        };
+        has(path) || has(&path.with_extension("db-wal"))
+    }
+
+    #[test]
+    fn secrets_are_there_while_their_command_waits_and_nowhere_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let with_secret = |delivery, entry| {
+            let mut op = accept(delivery, entry);
+            let Op::Accept { secrets, .. } = &mut op else { unreachable!() };
+            secrets.set("TOKEN".to_owned(), Secret::new("hunter2-".repeat(300)));
+            op
+        };
+        let ids = [DeliveryId::new(), DeliveryId::new(), DeliveryId::new()];
+        let [started, cancelled, at_once] = ids;
+        let mut connection = open(&path).unwrap();
+        let ops = [with_secret(started, Entry::Waiting), with_secret(cancelled, Entry::Waiting)];
+        write(&mut connection, &ops.iter().collect::<Vec<_>>()).unwrap();
+        assert!(on_disk(&path, "hunter2-"), "a crash now must not lose it");
+        drop(connection);
+        let mut connection = open(&path).unwrap();
+        let found = held(&connection).unwrap();
+        assert!(found.iter().all(|held| held.secrets.names() == ["TOKEN"]), "{found:?}");
+        let outcome = Outcome::without_run(State::Cancelled, "x");
+        write(&mut connection, &[&Op::Start(started), &Op::Finish(cancelled, outcome)]).unwrap();
+        assert!(!on_disk(&path, "hunter2-"));
+        // What starts at once never needs it again.
+        write(&mut connection, &[&with_secret(at_once, Entry::Started)]).unwrap();
+        assert!(!on_disk(&path, "hunter2-"));
+        assert!(held(&connection).unwrap().iter().all(|held| held.secrets.is_empty()));
     }
 
     #[test]

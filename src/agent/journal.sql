@@ -11,6 +11,8 @@ CREATE TABLE deliveries (
         'accepted', 'running', 'succeeded', 'failed', 'timed_out', 'cancelled', 'interrupted', 'expired', 'refused')),
     -- The specification, byte for byte; NULL once the outcome is stored at the server.
     spec BLOB,
+    -- The values of its secret variables as JSON, while it waits to start; wiped then.
+    secrets TEXT,
     -- Until when a server may dispatch it, in Unix milliseconds by the server's clock.
     not_after_ms INTEGER NOT NULL,
     -- How it ended, as the JSON that is reported; NULL while it has not.
@@ -19,6 +21,7 @@ CREATE TABLE deliveries (
     -- backup gets the old outcome instead of a second run.
     stored INTEGER NOT NULL DEFAULT 0 CHECK (stored IN (0, 1)),
     CHECK ((outcome IS NULL) = (state IN ('accepted', 'running'))),
+    CHECK (secrets IS NULL OR state = 'accepted'),
     CHECK (stored = 0 OR outcome IS NOT NULL),
     CHECK ((spec IS NULL) = (stored = 1))
 ) STRICT;

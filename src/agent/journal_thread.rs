@@ -121,6 +121,7 @@ mod tests {
     use super::*;
     use crate::agent::journal::Entry;
     use crate::protocol::ids::DeliveryId;
+    use crate::protocol::secret_env::SecretEnv;
 
     #[tokio::test]
     async fn many_writers_are_all_answered_after_the_commit() {
@@ -133,6 +134,7 @@ mod tests {
                 delivery: DeliveryId::new(),
                 attempt: 1,
                 spec: Vec::new(),
+                secrets: SecretEnv::default(),
                 not_after_ms: 1,
                 entry: Entry::Waiting,
             })

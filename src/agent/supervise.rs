@@ -52,7 +52,7 @@ fn supervise() -> io::Result<()> {
     let mut line = Vec::new();
     (&mut orders).take(LAUNCH_BYTES_MAX).read_until(b'\n', &mut line)?;
     let launch: Launch = serde_json::from_slice(&line)?;
-    let mut child = match program::start(&launch.spec, tree::prepare) {
+    let mut child = match program::start(&launch.spec, &launch.secrets, tree::prepare) {
         Ok(child) => child,
         Err(reason) => return report(&mut control, &Report::NotStarted { reason }),
     };

@@ -1,7 +1,8 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, authority, cancel, commands, completions, demo, duration, join, login, output, run, show, tokens,
+    agents, approve, audit, authority, cancel, commands, completions, demo, duration, join, login, output, run, show,
+    tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
@@ -69,6 +70,8 @@ pub enum Verb {
     Tokens(tokens::TokensArgs),
     /// List, make and retire the authorities by which agents and users know the server
     Authority(authority::AuthorityArgs),
+    /// Show, check and export the record of who did what
+    Audit(audit::AuditArgs),
     /// Remember a server and a token for this user
     Login(login::LoginArgs),
     /// Print a completion script for a shell

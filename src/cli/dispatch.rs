@@ -3,7 +3,7 @@
 use super::args::Verb;
 use super::error::CliError;
 use super::{
-    agents, approve, authority, cancel, commands, completions, demo, join, login, out, output, run, show, tokens,
+    agents, approve, audit, authority, cancel, commands, completions, demo, join, login, out, output, run, show, tokens,
 };
 
 /// Runs a verb of the command line and gives the exit code. `serve` and `agent` are other roles, and composed above.
@@ -24,6 +24,7 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Agents(args) => Box::pin(agents::run(args)).await,
         Verb::Tokens(args) => Box::pin(tokens::run(args)).await,
         Verb::Authority(args) => Box::pin(authority::run(args)).await,
+        Verb::Audit(args) => Box::pin(audit::run(args)).await,
         Verb::Login(args) => Box::pin(login::run(args)).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Serve(_) | Verb::Agent(_) => Err(CliError::Usage("this verb is a role of its own".to_owned())),

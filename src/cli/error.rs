@@ -35,6 +35,8 @@ pub enum About {
     Tokens,
     /// Authorities by pin.
     Authorities,
+    /// The audit.
+    Audit,
 }
 
 /// What went wrong.
@@ -200,6 +202,7 @@ fn problem_cure(problem: &Problem, about: About) -> Option<String> {
         (401, _) if problem.code == "wrong_code" => None,
         (403, _) if problem.code != "role_too_low" => None,
         (401, _) => Some("the token is wrong, expired or revoked: run `postrider login` with a good one".to_owned()),
+        (403, About::Audit) => Some("an owner's token without a scope may read the audit".to_owned()),
         (403, _) if problem.code == "role_too_low" => {
             Some("this needs a token with a higher role; `postrider tokens create` makes one".to_owned())
         }

@@ -25,6 +25,7 @@ pub mod follow;
 pub mod lines;
 pub mod outcome;
 pub mod printer;
+pub mod secret_env;
 pub mod submit;
 pub mod waiting;
 pub mod words;
@@ -32,6 +33,9 @@ pub mod words;
 // The verbs.
 pub mod agents;
 pub mod approve;
+pub mod audit;
+pub mod audit_export;
+pub mod audit_verify;
 pub mod authority;
 pub mod cancel;
 pub mod commands;

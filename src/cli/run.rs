@@ -10,6 +10,7 @@ use super::follow::{Followed, Show, follow};
 use super::interrupt::Interrupts;
 use super::out;
 use super::outcome;
+use super::secret_env;
 use super::table::To;
 use super::waiting;
 use super::words::{What, what};
@@ -46,7 +47,8 @@ Examples:
   postrider run web-1 web-2 --timeout 5m -- apt-get update
   postrider run --tag site=berlin --tag role=web --note 'ticket 4711' -- systemctl restart nginx
   postrider run --all --confirm 12 --shell bash -- 'for f in /etc/*.conf; do wc -l \"$f\"; done'
-  postrider run web-1 --stdin -- sh < script.sh"
+  postrider run web-1 --stdin -- sh < script.sh
+  DB_PASSWORD=… postrider run web-1 --secret-env DB_PASSWORD -- ./migrate"
 )]
 pub struct RunArgs {
     /// Agents, by name or id
@@ -79,6 +81,9 @@ pub struct RunArgs {
     /// A variable for its environment; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = parse_env)]
     pub envs: Vec<(String, String)>,
+    /// A variable whose value is kept nowhere; it is taken from our own environment, or asked for. May be repeated
+    #[arg(long = "secret-env", value_name = "NAME", value_parser = secret_env::parse_name)]
+    pub secret_envs: Vec<String>,
     /// Send our standard input along, as text
     #[arg(long)]
     pub stdin: bool,
@@ -125,6 +130,9 @@ fn parse_env(text: &str) -> Result<(String, String), String> {
 pub async fn run(args: RunArgs) -> Result<u8, CliError> {
     let mut request = request(&args)?;
     let client = access::connect(&args.access)?;
+    if !args.secret_envs.is_empty() {
+        request.secret_env = Some(secret_env::read(&args.secret_envs)?);
+    }
     if args.stdin {
         request.stdin = Some(read_stdin(std::io::stdin().lock())?);
     }

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::protocol::http::{AgentResponse, CommandResponse, DeliveryResponse, TransitionResponse};
 use crate::protocol::ids::CommandId;
 use crate::protocol::outcome::StreamSummary;
+use crate::protocol::spec::Spec;
 use anstyle::AnsiColor;
 use clap::Args;
 use std::fmt::Write as _;
@@ -88,6 +89,9 @@ fn header(command: &CommandResponse, now_ms: i64, look: Look) -> String {
         clean(&command.created_by),
         moment(command.not_after_ms, now_ms),
     );
+    for name in Spec::parse(command.spec.as_bytes()).map(|spec| spec.secret_env).unwrap_or_default() {
+        text.push_str(&format!("secret_env {} (not kept)\n", clean(&name)));
+    }
     if let Some(note) = &command.note {
         text.push_str(&format!("note       {}\n", clean(note)));
     }

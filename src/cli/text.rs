@@ -4,6 +4,7 @@
 //! character in it: an escape sequence could rewrite what the technician sees.
 
 use crate::protocol::name::Tags;
+use crate::protocol::plain::is_bidi_control;
 
 /// `text` on one line without control characters (line ends and tabs become spaces, others are dropped).
 pub fn clean(text: &str) -> String {
@@ -37,11 +38,6 @@ pub fn quoted(word: &str) -> String {
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
-}
-
-// They reorder what follows them on the line.
-fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

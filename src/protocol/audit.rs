@@ -36,6 +36,15 @@ pub struct AuditRow {
     pub hash: String,
 }
 
+/// `GET /api/audit`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditResponse {
+    /// Oldest first with `after`, newest first with `before`.
+    pub rows: Vec<AuditRow>,
+    /// Value for the same parameter to get the next page; none: this was the last.
+    pub next: Option<i64>,
+}
+
 /// The same as the database holds it.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditFields<'a> {

@@ -5,6 +5,7 @@
 use super::ids::{AgentId, DeliveryId, ServerId};
 use super::outcome::Outcome;
 use super::plain::{PLAIN_CHARS_MAX, plain};
+use super::secret_env::SecretEnv;
 use super::state::State;
 use crate::pin::Pin;
 use serde::de::DeserializeOwned;
@@ -76,6 +77,9 @@ pub enum ServerFrame {
         spec: Option<String>,
         /// SHA-256 of the document, hexadecimal.
         spec_sha256: String,
+        /// The values of the document's `secret_env`.
+        #[serde(default, skip_serializing_if = "SecretEnv::is_empty")]
+        secrets: SecretEnv,
     },
     /// End it if it has not ended.
     Cancel {

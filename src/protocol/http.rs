@@ -7,6 +7,7 @@ use super::ids::{AgentId, CommandId, DeliveryId, JoinId, ServerId};
 use super::name::Tags;
 use super::outcome::StreamSummary;
 use super::output::Stream;
+use super::secret_env::SecretEnv;
 use super::spec::Shell;
 use super::state::State;
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,8 @@ pub const CONFIRM_ABOVE: u64 = 25;
 
 /// `POST /api/agents/{id or name}/command`, and with `targets` `POST /api/commands`.
 ///
-/// Exactly one of `command`, `argv` and `spec`; with `spec` none of the fields that it holds itself.
+/// Exactly one of `command`, `argv` and `spec`; with `spec` none of the fields that it holds itself (of `secret_env` it
+/// holds the names).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SubmitRequest {
@@ -58,6 +60,9 @@ pub struct SubmitRequest {
     /// Environment, added to the agent's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
+    /// Secret environment: kept sealed until it is delivered, and shown to nobody. With `spec` the values of the names in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_env: Option<SecretEnv>,
     /// Standard input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,

@@ -15,5 +15,6 @@ pub mod outcome;
 pub mod output;
 pub mod plain;
 pub mod scope;
+pub mod secret_env;
 pub mod spec;
 pub mod state;

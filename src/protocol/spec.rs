@@ -4,6 +4,7 @@
 //! anew, so that they can be signed end to end. Both ends read it with [`Spec::parse`], which checks all of it.
 
 use super::plain::{PLAIN_CHARS_MAX, plain};
+use super::secret_env::SECRETS_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -74,6 +75,9 @@ pub struct Spec {
     /// Added to the agent's environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Names of variables whose values come beside the document and are kept nowhere; see `secret_env`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_env: Vec<String>,
     /// Standard input; none: empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
@@ -109,6 +113,13 @@ fn no_nul(field: &'static str, text: &str) -> Result<(), SpecError> {
         return Err(wrong(field, "has a NUL byte, which no program can receive"));
     }
     Ok(())
+}
+
+fn check_name(field: &'static str, name: &str) -> Result<(), SpecError> {
+    if name.is_empty() || name.contains('=') {
+        return Err(wrong(field, format!("has a variable named {name:?}; a name is not empty and has no '='")));
+    }
+    no_nul(field, name)
 }
 
 impl Spec {
@@ -170,11 +181,18 @@ impl Spec {
             return Err(wrong("env", format!("has {} variables; at most {ITEMS_MAX} are allowed", self.env.len())));
         }
         for (name, value) in &self.env {
-            if name.is_empty() || name.contains('=') {
-                return Err(wrong("env", format!("has a variable named {name:?}; a name is not empty and has no '='")));
-            }
-            no_nul("env", name)?;
+            check_name("env", name)?;
             no_nul("env", value)?;
+        }
+        if self.secret_env.len() > SECRETS_MAX {
+            let count = self.secret_env.len();
+            return Err(wrong("secret_env", format!("has {count} names; at most {SECRETS_MAX} are allowed")));
+        }
+        for (index, name) in self.secret_env.iter().enumerate() {
+            check_name("secret_env", name)?;
+            if self.env.contains_key(name) || self.secret_env[..index].contains(name) {
+                return Err(wrong("secret_env", format!("has {name:?}, which is there already: give it once")));
+            }
         }
         Ok(())
     }
@@ -252,6 +270,12 @@ mod tests {
             (r#"{"v":1,"argv":[],"timeout_ms":1,"not_after_ms":5}"#, "argv"),
             (r#"{"v":1,"argv":["a"],"shell":"sh","timeout_ms":1,"not_after_ms":5}"#, "shell"),
             (r#"{"v":1,"command":"x","env":{"A=B":"c"},"timeout_ms":1,"not_after_ms":5}"#, "env"),
+            (r#"{"v":1,"command":"x","secret_env":["A=B"],"timeout_ms":1,"not_after_ms":5}"#, "secret_env"),
+            (r#"{"v":1,"command":"x","secret_env":["A","A"],"timeout_ms":1,"not_after_ms":5}"#, "secret_env"),
+            (
+                r#"{"v":1,"command":"x","env":{"A":"b"},"secret_env":["A"],"timeout_ms":1,"not_after_ms":5}"#,
+                "secret_env",
+            ),
             (r#"{"v":1,"command":"x","timeout_ms":0,"not_after_ms":5}"#, "timeout_ms"),
             (r#"{"v":1,"command":"x","timeout_ms":86400001,"not_after_ms":5}"#, "timeout_ms"),
             (r#"{"v":1,"command":"x","timeout_ms":1,"not_after_ms":5,"output_bytes_max":1048577}"#, "output_bytes_max"),

@@ -4,6 +4,7 @@ use super::admission::Admission;
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::presence::Presence;
+use super::refusals::Refusals;
 use super::tls::start::Tls;
 use super::web_sessions::WebSessions;
 use crate::http_client::ServerUrl;
@@ -71,6 +72,10 @@ pub struct App {
     pub web_sessions: WebSessions,
     /// Challenges given out so far: which of two connections of an agent is the later one.
     pub challenges: AtomicI64,
+    /// Requests that were refused lately.
+    pub refusals: Refusals,
+    /// Agents that were turned away lately.
+    pub turned_away: Refusals,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// All tasks, and the wish to stop.

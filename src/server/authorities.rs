@@ -22,7 +22,7 @@ use warp::reply::Response;
 /// # Errors
 /// 401, 403, 409 where no TLS is spoken.
 pub async fn list(call: Call) -> Result<Response, ApiError> {
-    call.authorize(Role::Owner).await?;
+    call.authorize_unscoped(Role::Owner).await?;
     call.query(&[])?;
     let tls = tls(&call.app)?;
     json(StatusCode::OK, &response(&call.app, &tls).await?)
@@ -33,7 +33,7 @@ pub async fn list(call: Call) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403, 409, 503.
 pub async fn create(call: Call) -> Result<Response, ApiError> {
-    let actor = call.authorize(Role::Owner).await?;
+    let actor = call.authorize_unscoped(Role::Owner).await?;
     call.query(&[])?;
     let app = Arc::clone(&call.app);
     let tls = tls(&app)?;
@@ -54,7 +54,7 @@ pub async fn create(call: Call) -> Result<Response, ApiError> {
 /// # Errors
 /// 401, 403, 404, 409 for the newest, or while agents depend on it and nobody says `?force=true`; 503.
 pub async fn retire(call: Call, pin: &str) -> Result<Response, ApiError> {
-    let actor = call.authorize(Role::Owner).await?;
+    let actor = call.authorize_unscoped(Role::Owner).await?;
     let force = call.query(&["force"])?.one("force")?.unwrap_or(false);
     let app = Arc::clone(&call.app);
     let tls = tls(&app)?;

@@ -145,7 +145,7 @@ impl Call {
     /// 401 without a good token, 403 for a role too low or a cookie alone, 429 for too many requests or failures.
     pub async fn authorize(&self, role: Role) -> Result<Actor, ApiError> {
         let caller = self.caller().await?;
-        self.actor(caller, role)
+        self.actor(&caller, role)
     }
 
     /// The same, for what concerns everybody: agents of all scopes.
@@ -165,28 +165,33 @@ impl Call {
     pub async fn authorize_held(&self, role: Role) -> Result<(Actor, Held), ApiError> {
         let caller = self.caller().await?;
         let held = Held { credential: caller.credential, token_seq: caller.bearer.seq, ends_ms: caller.ends_ms() };
-        Ok((self.actor(caller, role)?, held))
+        Ok((self.actor(&caller, role)?, held))
     }
 
     /// The caller as one who acts, if their role is no lower than `role`.
     ///
     /// # Errors
     /// 403.
-    pub fn actor(&self, caller: Caller, role: Role) -> Result<Actor, ApiError> {
-        let bearer = caller.bearer;
-        if bearer.role < role {
-            let detail = format!("this needs the role {}; the token has {}", role.as_str(), bearer.role.as_str());
+    pub fn actor(&self, caller: &Caller, role: Role) -> Result<Actor, ApiError> {
+        let actor = self.acting(&caller);
+        if actor.role < role {
+            let detail = format!("this needs the role {}; the token has {}", role.as_str(), actor.role.as_str());
             return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));
         }
-        Ok(Actor {
+        Ok(actor)
+    }
+
+    fn acting(&self, caller: &Caller) -> Actor {
+        let bearer = &caller.bearer;
+        Actor {
             token_seq: Some(bearer.seq),
             token_id: Some(bearer.id),
-            name: bearer.name,
+            name: bearer.name.clone(),
             peer: Some(self.connection.peer.to_string()),
             role: bearer.role,
-            scope: bearer.scope,
+            scope: bearer.scope.clone(),
             expires_ms: bearer.expires_ms,
-        })
+        }
     }
 
     /// Who calls, with all that they need to have shown.
@@ -216,7 +221,8 @@ impl Call {
         }
         if limits.is_new_use(caller.bearer.seq, now_ms.div_euclid(USE_MS)) {
             let from = self.connection.peer.ip().to_canonical().to_string();
-            self.app.store.post(UseToken { token_seq: caller.bearer.seq, from });
+            // It may as well not be stored.
+            let _ = self.app.store.offer(UseToken { token_seq: caller.bearer.seq, from });
         }
         Ok(caller)
     }
@@ -239,7 +245,11 @@ impl Call {
             Some(permit)
         };
         match look_up(&self.app, credential).await? {
-            Some(caller) => Ok(caller),
+            Some(caller) => {
+                // A token that is not enough has an owner all the same.
+                let _ = self.caller.set(self.acting(&caller));
+                Ok(caller)
+            }
             None => {
                 limits.failed(block, Some(credential.hash()));
                 Err(match credential {

@@ -5,6 +5,7 @@ use super::error::ApiError;
 use super::listener::Connection;
 use crate::protocol::http::BODY_BYTES_MAX;
 use crate::protocol::ids::RequestId;
+use crate::store::audit::Actor;
 use bytes::{Buf, BytesMut};
 use futures_util::{Stream, StreamExt};
 use hyper::{HeaderMap, Method, StatusCode};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use warp::reply::Response;
 
@@ -38,6 +39,8 @@ pub struct Call {
     pub query: String,
     /// Its body, still to be read. The lock is never taken: it only lets a `Call` be shared.
     pub body: Mutex<Pieces>,
+    /// Whom its token belongs to, once that is known; shared with whoever answers an error.
+    pub caller: Arc<OnceLock<Actor>>,
     /// The other end's offer to switch protocols.
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }

@@ -75,11 +75,6 @@ impl ApiError {
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail) }
     }
 
-    /// The stable word of what went wrong.
-    pub fn code(&self) -> &'static str {
-        self.code
-    }
-
     /// 404 for a path that is nothing.
     pub fn no_route() -> Self {
         Self::new(
@@ -104,6 +99,21 @@ impl ApiError {
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         let detail = "the server failed; its log has the cause under this request_id";
         Self { internal: Some(cause.to_string()), ..Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail) }
+    }
+
+    /// Its status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Its stable word.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// Its sentence.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// What the caller reads.

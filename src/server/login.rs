@@ -27,7 +27,7 @@ pub async fn open(mut call: Call) -> Result<Response, ApiError> {
     let totp_step =
         if caller.bearer.needs_code() { Some(step(&call, &caller, request.code.as_deref())?) } else { None };
     let (seq, hash) = (caller.bearer.seq, *caller.credential.hash());
-    let actor = call.actor(caller, Role::Viewer)?;
+    let actor = call.actor(&caller, Role::Viewer)?;
     let app = &call.app;
     let now_ms = app.store.clock.now_ms();
     let expires_ms = actor.expires_ms.unwrap_or(i64::MAX).min(now_ms + LIFE_MS);
@@ -135,7 +135,7 @@ pub async fn close(call: Call) -> Result<Response, ApiError> {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", detail));
     }
     let hash = *caller.credential.hash();
-    let actor = call.actor(caller, Role::Viewer)?;
+    let actor = call.actor(&caller, Role::Viewer)?;
     call.app.web_sessions.end(&hash);
     call.app.store.try_write(CloseLogin { actor }).await?;
     let mut response = json(StatusCode::OK, &serde_json::json!({}))?;

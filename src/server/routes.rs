@@ -1,10 +1,11 @@
 //! The whole HTTP interface in one table: warp's filters read the path, one `match` names who answers.
 
 use super::app::App;
+use super::attempt::Attempt;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::listener::Connection;
-use super::{agents, authorities, commands, enroll, events, health, joins, login, submit, tokens, upgrade};
+use super::{agents, audit, authorities, commands, enroll, events, health, joins, login, submit, tokens, upgrade};
 use crate::pin;
 use crate::protocol::authorities::PINS_HEADER;
 use crate::protocol::ids::RequestId;
@@ -41,12 +42,13 @@ enum Resource {
     Authority(String),
     TokenTotp(String),
     Session,
+    Audit,
     Health,
     Ready,
     Metrics,
     AgentSocket,
     AgentSpec(String),
-    Nothing,
+    Nothing(String),
 }
 
 impl Resource {
@@ -72,12 +74,45 @@ impl Resource {
             Self::Authority(_) => "/api/authorities/{pin}",
             Self::TokenTotp(_) => "/api/tokens/{id}/totp",
             Self::Session => "/api/session",
+            Self::Audit => "/api/audit",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
             Self::AgentSocket => "/agent/ws",
             Self::AgentSpec(_) => "/agent/deliveries/{id}/spec",
-            Self::Nothing => "none",
+            Self::Nothing(_) => "none",
+        }
+    }
+
+    /// What the path says in the place of a variable; for a path that is nothing, all of it.
+    fn asked(&self) -> Option<&str> {
+        match self {
+            Self::Command(asked)
+            | Self::CommandOutput(asked)
+            | Self::CommandEvents(asked)
+            | Self::CommandApprove(asked)
+            | Self::CommandCancel(asked)
+            | Self::Agent(asked)
+            | Self::AgentApprove(asked)
+            | Self::AgentCommand(asked)
+            | Self::Join(asked)
+            | Self::Token(asked)
+            | Self::TokenTotp(asked)
+            | Self::Authority(asked)
+            | Self::AgentSpec(asked)
+            | Self::Nothing(asked) => Some(asked),
+            Self::Commands
+            | Self::Agents
+            | Self::Joins
+            | Self::Enroll
+            | Self::Tokens
+            | Self::Session
+            | Self::Authorities
+            | Self::Audit
+            | Self::Health
+            | Self::Ready
+            | Self::Metrics
+            | Self::AgentSocket => None,
         }
     }
 }
@@ -115,12 +150,13 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Session, "POST") => login::open(call).await,
         (R::Session, "GET") => login::show(call).await,
         (R::Session, "DELETE") => login::close(call).await,
+        (R::Audit, "GET") => audit::list(call).await,
         (R::Health, "GET") => health::alive(call).await,
         (R::Ready, "GET") => health::ready(call).await,
         (R::Metrics, "GET") => health::metrics(call).await,
         (R::AgentSocket, "GET") => upgrade::socket(call).await,
         (R::AgentSpec(id), "GET") => enroll::spec(call, &id).await,
-        (R::Nothing, _) => Err(ApiError::no_route()),
+        (R::Nothing(_), _) => Err(ApiError::no_route()),
         (R::Commands | R::Joins | R::Tokens | R::Authorities, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
         (R::TokenTotp(_), _) => Err(ApiError::method("POST, PUT, DELETE")),
@@ -134,6 +170,7 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
             | R::CommandOutput(_)
             | R::CommandEvents(_)
             | R::Agents
+            | R::Audit
             | R::Health
             | R::Ready
             | R::Metrics
@@ -196,6 +233,8 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .unify()
         .or(path!("api" / "session").map(|| Resource::Session))
         .unify()
+        .or(path!("api" / "audit").map(|| Resource::Audit))
+        .unify()
         .or(path!("healthz").map(|| Resource::Health))
         .unify()
         .or(path!("readyz").map(|| Resource::Ready))
@@ -203,7 +242,7 @@ fn resources() -> BoxedFilter<(Resource,)> {
         .or(path!("metrics").map(|| Resource::Metrics))
         .unify()
         .boxed();
-    let nothing = warp::any().map(|| Resource::Nothing);
+    let nothing = path::full().map(|path: path::FullPath| Resource::Nothing(path.as_str().to_owned()));
     agents.or(commands).unify().or(rest).unify().or(nothing).unify().boxed()
 }
 
@@ -249,8 +288,18 @@ async fn respond(
     let metrics = Arc::clone(&app.metrics);
     // Whoever knows us by a pin learns of the others.
     let tls = app.tls.clone().filter(|_| connection.pin.is_some());
-    let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), upgrade };
+    let caller = Arc::default();
+    let attempt = Attempt {
+        app: Arc::clone(&app),
+        peer: connection.peer,
+        method: method.clone(),
+        route,
+        asked: resource.asked().map(str::to_owned),
+        caller: Arc::clone(&caller),
+    };
+    let call = Call { app, request_id, connection, method, headers, query, body: Mutex::new(body), caller, upgrade };
     let mut response = answer(resource, call).await.unwrap_or_else(|error| {
+        attempt.note(&error);
         metrics.refused(error.code());
         error.into_response(request_id)
     });

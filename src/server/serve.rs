@@ -11,6 +11,7 @@ use super::metrics::{Metrics, StoreMetrics};
 use super::places::Places;
 use super::presence::Presence;
 use super::proxy::Proxy;
+use super::refusals::{HOUR, MINUTE, Refusals};
 use super::tls::own::OwnCertificate;
 use super::tls::start::{Tls, TlsStartError, host_name};
 use super::web_sessions::WebSessions;
@@ -192,6 +193,9 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     if config.new_owner_token {
         make_another_owner_token(&store, &folder).await?;
     }
+    // In a log that others keep it tells later whether rows were taken away, or the chain was made anew.
+    let (seq, hash) = store.audit_head().await?;
+    tracing::info!("the audit's head is {seq}:{hash}");
     let scheme = if tls.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");
     let join_url = match public_url {
@@ -204,6 +208,8 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         admission: Admission::default(),
         limits: Limits::default(),
         web_sessions: WebSessions::default(),
+        refusals: Refusals::default(),
+        turned_away: Refusals::default(),
         challenges: AtomicI64::new(0),
         metrics,
         tasks: tasks.clone(),
@@ -222,14 +228,20 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         }
         Some(_) => {}
     }
+    let connections_max = files::connections_max();
     folder.write(LISTEN_FILE, &format!("{scheme}://{}\n", own(address)))?;
-    let places = Places::new(files::connections_max(), config.behind_proxy, config.count_loopback);
+    let places = Places::new(connections_max, config.behind_proxy, config.count_loopback);
     let door = Door { tls: acceptor, proxy: config.behind_proxy, places };
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, door));
     if let Some(keeper) = keeper {
         tasks.spawn("acme", keeper.keep(tasks.stop_token().clone()));
     }
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
+    let (keeper, stop) = (Arc::clone(&app), tasks.stop_token().clone());
+    tasks.spawn("refusals", async move {
+        let refusals = keeper.refusals.keep(MINUTE, &keeper.store, &stop);
+        tokio::join!(refusals, keeper.turned_away.keep(HOUR, &keeper.store, &stop));
+    });
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
     tasks.spawn("limits", limits::tidy(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
@@ -319,6 +331,8 @@ impl Running {
         if !tasks.drained(DRAIN_TIMEOUT).await {
             tracing::warn!("{} tasks did not end within {} s", tasks.running(), DRAIN_TIMEOUT.as_secs());
         }
+        self.app.refusals.count(&self.app.store).await;
+        self.app.turned_away.count(&self.app.store).await;
         let closed = self.app.store.write(Close).await;
         tracing::debug!(?closed, "database closed");
         let thread = self.thread;

@@ -2,6 +2,7 @@
 
 use super::call::{Call, json, parse_json};
 use super::error::ApiError;
+use super::sealed;
 use crate::protocol::access::Role;
 use crate::protocol::http::{
     BODY_BYTES_MAX, CommandResponse, IDEMPOTENCY_KEY_BYTES_MAX, NOTE_BYTES_MAX, SubmitRequest, TARGETS_MAX, Targets,
@@ -9,6 +10,7 @@ use crate::protocol::http::{
 };
 use crate::protocol::name::check_tags;
 use crate::protocol::scope::Scope;
+use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::{OUTPUT_BYTES_MAX, SPEC_VERSION, Spec, TIMEOUT_MS_DEFAULT, TTL_MS_DEFAULT};
 use crate::secret::sha256;
 use crate::store::enqueue::{Enqueue, Enqueued, Selector};
@@ -43,11 +45,13 @@ async fn submit(mut call: Call, key: Option<String>) -> Result<Response, ApiErro
         return Err(ApiError::field("wait", format!("is {wait}; at most {WAIT_SECS_MAX} seconds are allowed")));
     }
     let body = call.bytes(BODY_BYTES_MAX).await?;
-    let idempotency = idempotency(&call, key.as_deref(), &body)?;
-    let Submission { targets, document, spec, note, confirm } = read(&body, key, call.app.store.clock.now_ms())?;
+    let Submission { targets, document, spec, secrets, note, confirm } =
+        read(&body, key.clone(), call.app.store.clock.now_ms())?;
+    let secrets = sealed::seal(&call.app.seal, &secrets);
+    let idempotency = idempotency(&call, key.as_deref(), &body, secrets.is_some())?;
     let scope = actor.scope.clone();
     let brake = call.app.brake;
-    let enqueue = Enqueue { actor, targets, document, spec, note, confirm, brake, idempotency };
+    let enqueue = Enqueue { actor, targets, document, spec, note, secrets, confirm, brake, idempotency };
     let enqueued = call.app.store.try_write(enqueue).await?;
     let command = if wait > 0 {
         tokio::select! {
@@ -70,6 +74,8 @@ pub struct Submission {
     pub document: String,
     /// The same, read.
     pub spec: Spec,
+    /// The values of its `secret_env`.
+    pub secrets: SecretEnv,
     /// For people.
     pub note: Option<String>,
     /// How many agents the submitter says there are.
@@ -94,18 +100,31 @@ pub fn read(body: &[u8], key: Option<String>, now_ms: i64) -> Result<Submission,
         return Err(ApiError::field("note", format!("has more than {NOTE_BYTES_MAX} bytes")));
     }
     let confirm = request.confirm;
+    let secrets = request.secret_env.clone().unwrap_or_default();
     let (document, spec) = specification(request, now_ms)?;
-    Ok(Submission { targets, document, spec, note, confirm })
+    secrets.check()?;
+    if !secrets.are_named_by(&spec.secret_env) {
+        let message = "has not the names that secret_env in spec has: give a value for each of them, and no others";
+        return Err(ApiError::field("secret_env", message));
+    }
+    Ok(Submission { targets, document, spec, secrets, note, confirm })
 }
 
-fn idempotency(call: &Call, key: Option<&str>, body: &[u8]) -> Result<Option<(String, [u8; 32])>, ApiError> {
+fn idempotency(
+    call: &Call,
+    key: Option<&str>,
+    body: &[u8],
+    has_secrets: bool,
+) -> Result<Option<(String, [u8; 32])>, ApiError> {
     let Some(value) = call.headers.get("idempotency-key") else { return Ok(None) };
     let value = value.to_str().ok().filter(|value| !value.is_empty() && value.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
     let Some(value) = value else {
         let message = format!("has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} printable ASCII characters");
         return Err(ApiError::field("Idempotency-Key", message));
     };
-    let hash = sha256(&[key.unwrap_or_default().as_bytes(), b"\0", body].concat());
+    let submitted = [key.unwrap_or_default().as_bytes(), b"\0", body].concat();
+    // By a plain hash of the rest and of a short secret anybody with the database could find the secret.
+    let hash = if has_secrets { call.app.seal.mark(&submitted) } else { sha256(&submitted) };
     Ok(Some((value.to_owned(), hash)))
 }
 
@@ -167,6 +186,7 @@ fn specification(request: SubmitRequest, now_ms: i64) -> Result<(String, Spec), 
         shell: request.shell,
         cwd: request.cwd,
         env: request.env.unwrap_or_default(),
+        secret_env: request.secret_env.as_ref().map(SecretEnv::names).unwrap_or_default(),
         stdin: request.stdin,
         timeout_ms,
         not_after_ms: now_ms.saturating_add(ttl_ms),

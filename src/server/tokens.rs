@@ -96,7 +96,7 @@ pub async fn totp_new(call: Call, token: &str) -> Result<Response, ApiError> {
 pub async fn totp_prove(mut call: Call, token: &str) -> Result<Response, ApiError> {
     let caller = call.caller().await?;
     let (credential, session) = (caller.credential, caller.session);
-    let actor = call.actor(caller, Role::Owner)?;
+    let actor = call.actor(&caller, Role::Owner)?;
     call.query(&[])?;
     let id = id(token)?;
     own(&actor, id)?;

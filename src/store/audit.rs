@@ -67,6 +67,29 @@ pub fn record(
     append(apply, actor, action, Some(&target.to_string()), DONE, &detail.to_string())
 }
 
+/// Writes the row of what somebody tried in vain.
+#[derive(Clone, Debug)]
+pub struct Refuse {
+    /// Who tried.
+    pub actor: Actor,
+    /// Method and route, or what else it was.
+    pub action: String,
+    /// Id of what it was about.
+    pub target: Option<String>,
+    /// The rest.
+    pub detail: serde_json::Value,
+}
+
+impl Refuse {
+    /// Appends it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        append(apply, &self.actor, &self.action, self.target.as_deref(), REFUSED, &self.detail.to_string())
+    }
+}
+
 /// Appends a row to the chain.
 ///
 /// # Errors

@@ -5,15 +5,20 @@ use super::brake::Brake;
 use super::error::StoreError;
 use super::history::command_response;
 use super::op::Apply;
+use crate::protocol::audit::text_hash;
 use crate::protocol::http::{Approval, Candidate, CommandResponse, DeliveryResponse};
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
-use crate::secret::{hex, sha256};
 use rusqlite::{OptionalExtension, Row};
 use std::collections::BTreeSet;
+
+/// How much of a specification the audit keeps, in bytes: audit rows are never deleted.
+pub const AUDIT_SPEC_BYTES_MAX: usize = 16 * 1024;
+/// Agents that the audit names of one submission; the others are counted.
+pub const AUDIT_AGENTS_MAX: usize = 50;
 
 /// To whom.
 #[derive(Clone, Debug)]
@@ -43,8 +48,19 @@ pub struct Enqueue {
     pub confirm: Option<u64>,
     /// Above which numbers of agents it is not just taken.
     pub brake: Brake,
+    /// Secret variables; none: there are none.
+    pub secrets: Option<Sealed>,
     /// The client's key, and the hash of what it submitted.
     pub idempotency: Option<(String, [u8; 32])>,
+}
+
+/// Secret variables, sealed for one command.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// The id that the command gets: they open under it alone.
+    pub command: CommandId,
+    /// Sealed names and values.
+    pub bytes: Vec<u8>,
 }
 
 /// What became of it.
@@ -103,21 +119,20 @@ impl Enqueue {
         }
         self.brake.confirm(apply.conn, self.actor.role, &self.targets, &targets, self.confirm)?;
         let held = self.brake.holds(targets.len());
-        let id = CommandId::new();
+        let id = self.secrets.as_ref().map_or_else(CommandId::new, |sealed| sealed.command);
         let command_seq = self.insert_command(apply, id, held)?;
+        if let Some(sealed) = &self.secrets {
+            // Before the deliveries, which the schema counts.
+            const SECRETS: &str = "INSERT INTO secrets (command_seq, sealed) VALUES (?1, ?2)";
+            apply.conn.prepare_cached(SECRETS)?.execute((command_seq, &sealed.bytes))?;
+        }
         let mut deliveries = Vec::with_capacity(targets.len());
         for target in &targets {
             let delivery = self.insert_delivery(apply, command_seq, target, held)?;
             let queued = DeliveryResponse::queued(delivery, target.id, target.name.clone());
             deliveries.push(DeliveryResponse { held, ..queued });
         }
-        let detail = serde_json::json!({
-            "spec_sha256": hex(&sha256(self.document.as_bytes())),
-            "summary": self.spec.summary().chars().take(200).collect::<String>(),
-            "agents": targets.len(),
-            "held": held,
-        });
-        audit::record(apply, &self.actor, "command.submit", &id, &detail)?;
+        audit::record(apply, &self.actor, "command.submit", &id, &self.told(&targets, held))?;
         let command = CommandResponse {
             id,
             created_ms: apply.now_ms,
@@ -132,6 +147,27 @@ impl Enqueue {
             deliveries,
         };
         Ok(Enqueued { command_seq, command, replayed: false })
+    }
+
+    /// What the audit tells of it, after history has forgotten it.
+    fn told(&self, targets: &[Target], held: bool) -> serde_json::Value {
+        let text = &self.document[..self.document.floor_char_boundary(AUDIT_SPEC_BYTES_MAX)];
+        let named = targets.iter().take(AUDIT_AGENTS_MAX);
+        let named: Vec<_> = named.map(|target| serde_json::json!({ "id": target.id, "name": target.name })).collect();
+        let mut detail = serde_json::json!({
+            "spec_sha256": text_hash(&self.document),
+            "spec": text,
+            "agents": named,
+            "agent_count": targets.len(),
+            "held": held,
+        });
+        if text.len() < self.document.len() {
+            detail["cut"] = true.into();
+        }
+        if let Some(note) = &self.note {
+            detail["note"] = note.as_str().into();
+        }
+        detail
     }
 
     fn replay(&self, apply: &Apply<'_>) -> Result<Option<Enqueued>, StoreError> {

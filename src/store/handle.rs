@@ -227,10 +227,9 @@ impl Store {
         reply.done().await
     }
 
-    /// Queues an operation if there is room, and waits for nothing. For what may as well not be stored.
-    pub fn post<O: Operation>(&self, operation: O) {
-        let (job, _) = job(operation);
-        let _ = self.jobs.try_send(job);
+    /// Queues an operation if there is room, and waits for nothing. False: there is none.
+    pub fn offer<O: Operation>(&self, operation: O) -> bool {
+        self.jobs.try_send(job(operation).0).is_ok()
     }
 
     /// Queues an operation, waiting for room, and returns before its commit. For sessions: waiting there slows one

@@ -29,4 +29,5 @@ pub mod retain;
 pub mod session;
 pub mod tokens;
 pub mod totp;
+pub mod trail;
 pub mod transition;

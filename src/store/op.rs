@@ -5,6 +5,7 @@
 
 use super::agents::{ApproveAgent, RevokeAgent, StoreFacts};
 use super::approval::ApproveCommand;
+use super::audit::Refuse;
 use super::authorities::{CreateAuthority, RetireAuthority};
 use super::cancel::{Cancel, Cancelled};
 use super::commit::Touched;
@@ -13,7 +14,7 @@ use super::enroll::{Enroll, Enrolled};
 use super::error::StoreError;
 use super::joins::{CreateJoin, RevokeJoin};
 use super::logins::{CloseLogin, OpenLogin, UseToken};
-use super::outbox::{Claim, Claimed};
+use super::outbox::{Claim, Claimed, Withdraw};
 use super::output::AppendOutput;
 use super::progress::{Accept, Finish, Progress, Start};
 use super::reap::{Reap, Reaped};
@@ -94,6 +95,8 @@ operations! {
     EndSession => (),
     /// A writer looks at its outbox.
     Claim => Claimed,
+    /// What a writer found cannot go out.
+    Withdraw => (),
     /// The agent journaled a delivery.
     Accept => Progress,
     /// The agent started it.
@@ -138,6 +141,8 @@ operations! {
     ProveTotp => bool,
     /// One-time passwords are asked for no longer.
     ClearTotp => (),
+    /// Somebody was refused something.
+    Refuse => (),
     /// Asks whether another process changed the database.
     LookOutside => bool,
     /// The last operation.

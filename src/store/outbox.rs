@@ -4,9 +4,10 @@ use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
 use super::progress::fence;
-use super::transition::{Because, find, record};
-use crate::protocol::ids::{AgentId, DeliveryId};
+use super::transition::{Because, find, record, transition};
+use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
+use crate::protocol::state::State;
 use rusqlite::OptionalExtension;
 use std::collections::HashSet;
 
@@ -55,6 +56,10 @@ pub struct OutboxRow {
     pub attempt: u32,
     /// The specification document, byte for byte.
     pub spec: String,
+    /// The command's id.
+    pub command: CommandId,
+    /// Its sealed secrets, if it has some.
+    pub sealed: Option<Vec<u8>>,
     /// Since when it may go out, in Unix milliseconds.
     pub free_ms: i64,
     /// That was while this session stood.
@@ -120,7 +125,8 @@ impl Claim {
 
     fn take(&self, apply: &mut Apply<'_>, id: DeliveryId, connected_ms: i64) -> Result<Option<OutboxRow>, StoreError> {
         const TAKE: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
-        const SPEC: &str = "SELECT spec FROM commands WHERE seq = ?1";
+        const COMMAND: &str = "SELECT c.spec, c.id, s.sealed FROM commands c \
+             LEFT JOIN secrets s ON s.command_seq = c.seq WHERE c.seq = ?1";
         let Some(row) = find(apply, self.agent_seq, id)? else { return Ok(None) };
         let attempt = row.attempt + 1;
         apply.conn.prepare_cached(TAKE)?.execute([row.seq])?;
@@ -128,9 +134,42 @@ impl Claim {
             let because = Because { epoch: Some(self.epoch), ..Because::default() };
             record(apply, &row, "dispatched", Some(attempt), &because)?;
         }
-        let spec = apply.conn.prepare_cached(SPEC)?.query_row([row.command_seq], |row| row.get(0))?;
+        let (spec, command, sealed) = apply
+            .conn
+            .prepare_cached(COMMAND)?
+            .query_row([row.command_seq], |row| Ok((row.get(0)?, CommandId::from_bytes(row.get(1)?), row.get(2)?)))?;
         let fresh = attempt == 1 && connected_ms <= row.free_ms;
-        Ok(Some(OutboxRow { id, attempt, spec, free_ms: row.free_ms, fresh }))
+        Ok(Some(OutboxRow { id, attempt, spec, command, sealed, free_ms: row.free_ms, fresh }))
+    }
+}
+
+/// A row that was claimed and cannot go out, now or later: its secrets do not open. It has not left on this session, and
+/// what `hello` told says that it had not arrived before.
+#[derive(Clone, Debug)]
+pub struct Withdraw {
+    /// The agent's row.
+    pub agent_seq: i64,
+    /// The session's epoch.
+    pub epoch: u64,
+    /// Which delivery.
+    pub delivery: DeliveryId,
+}
+
+impl Withdraw {
+    /// Cancels it.
+    ///
+    /// # Errors
+    /// `Fenced`; SQLite's.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        fence(apply, self.agent_seq, self.epoch)?;
+        match find(apply, self.agent_seq, self.delivery)? {
+            Some(mut row) if row.state == State::Queued => {
+                let reason = "its secrets cannot be opened: seal.key is not the one that sealed them; submit it again";
+                let because = Because { epoch: Some(self.epoch), cause: Some("server"), reason: Some(reason) };
+                transition(apply, &mut row, State::Cancelled, &because)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub fn open_writer(path: &Path) -> rusqlite::Result<Connection> {
     // FULL: a commit is on the disk before it is answered (https://sqlite.org/pragma.html#pragma_synchronous).
     conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
+    // What is deleted is overwritten: secrets are deleted once they are delivered.
+    conn.pragma_update(None, "secure_delete", true)?;
     // A WAL that grew under load gives its space back.
     conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
     conn.pragma_update(None, "cache_size", -16_000)?;

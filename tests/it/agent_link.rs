@@ -20,6 +20,7 @@ use postrider::protocol::ids::{AgentId, DeliveryId, ServerId};
 use postrider::protocol::join::JoinString;
 use postrider::protocol::outcome::Outcome;
 use postrider::protocol::output::{OutputFrame, Stream};
+use postrider::protocol::secret_env::SecretEnv;
 use postrider::protocol::state::State;
 use postrider::secret::{Secret, sha256};
 use postrider::tasks::Tasks;
@@ -171,8 +172,8 @@ impl Connection {
     }
 
     async fn dispatch(&mut self, delivery: DeliveryId, spec: &str) {
-        self.send(&ServerFrame::Dispatch { delivery, attempt: 1, spec: Some(spec.into()), spec_sha256: hash(spec) })
-            .await;
+        let (spec_sha256, secrets) = (hash(spec), SecretEnv::default());
+        self.send(&ServerFrame::Dispatch { delivery, attempt: 1, spec: Some(spec.into()), spec_sha256, secrets }).await;
     }
 
     async fn expect_accepted(&mut self, delivery: DeliveryId) {
@@ -292,7 +293,8 @@ async fn frames_that_make_no_sense_are_answered_and_survived() {
     connection.send(&ServerFrame::Cancel { delivery: DeliveryId::new() }).await;
     assert_eq!(connection.expect_error().await.code, "unknown_delivery");
     let delivery = DeliveryId::new();
-    let wrong = ServerFrame::Dispatch { delivery, attempt: 1, spec: Some(spec("true")), spec_sha256: hash("x") };
+    let (spec, spec_sha256, secrets) = (Some(spec("true")), hash("x"), SecretEnv::default());
+    let wrong = ServerFrame::Dispatch { delivery, attempt: 1, spec, spec_sha256, secrets };
     connection.send(&wrong).await;
     assert_eq!(connection.expect_error().await.code, "malformed");
     connection.dispatch(delivery, r#"{"v":2}"#).await;
@@ -378,7 +380,11 @@ async fn after_a_crash_the_truth_is_told_and_what_is_not_wanted_does_not_start()
         let Opened { journal, .. } = Journal::open(&server.folder.path().join("journal.db")).unwrap();
         for (delivery, entry) in [(ran, Entry::Started), (waited, Entry::Waiting)] {
             let spec = marking(&mark, "").into_bytes();
-            journal.write(Op::Accept { delivery, attempt: 1, spec, not_after_ms: i64::MAX, entry }).await.unwrap();
+            let secrets = SecretEnv::default();
+            journal
+                .write(Op::Accept { delivery, attempt: 1, spec, secrets, not_after_ms: i64::MAX, entry })
+                .await
+                .unwrap();
         }
         std::fs::write(server.folder.path().join("spool").join(format!("{ran}.stdout")), "half").unwrap();
     }
@@ -407,7 +413,8 @@ async fn what_the_server_does_not_want_is_forgotten() {
     {
         let Opened { journal, .. } = Journal::open(&server.folder.path().join("journal.db")).unwrap();
         let spec = marking(&mark, "").into_bytes();
-        let accept = Op::Accept { delivery: waited, attempt: 1, spec, not_after_ms: i64::MAX, entry: Entry::Waiting };
+        let (secrets, entry) = (SecretEnv::default(), Entry::Waiting);
+        let accept = Op::Accept { delivery: waited, attempt: 1, spec, secrets, not_after_ms: i64::MAX, entry };
         journal.write(accept).await.unwrap();
     }
     let _agent = server.start_agent();
@@ -438,7 +445,8 @@ async fn a_large_specification_is_fetched() {
     let (mut connection, _) = server.welcome(true, 0).await;
     let delivery = DeliveryId::new();
     let document = spec(&format!("echo fetched # {}", "x".repeat(100_000)));
-    let frame = ServerFrame::Dispatch { delivery, attempt: 1, spec: None, spec_sha256: hash(&document) };
+    let (spec_sha256, secrets) = (hash(&document), SecretEnv::default());
+    let frame = ServerFrame::Dispatch { delivery, attempt: 1, spec: None, spec_sha256, secrets };
     connection.send(&frame).await;
     let (mut stream, _) = server.listener.accept().await.unwrap();
     let request = read_request(&mut stream).await;

@@ -13,6 +13,7 @@ use postrider::protocol::join::{JOIN_BYTES_MAX, JoinString};
 use postrider::protocol::name::{AgentName, TAG_CHARS_MAX, parse_tag};
 use postrider::protocol::outcome::REASON_BYTES_MAX;
 use postrider::protocol::output::{OUTPUT_CHUNK_BYTES_MAX, OutputFrame};
+use postrider::protocol::secret_env::{SECRETS_BYTES_MAX, SECRETS_MAX};
 use postrider::protocol::spec::{ITEMS_MAX, OUTPUT_BYTES_MAX, SPEC_BYTES_MAX, Spec, TIMEOUT_MS_MAX, TTL_MS_MAX};
 use postrider::protocol::state::State;
 use postrider::secret::{Secret, sha256};
@@ -23,6 +24,7 @@ use postrider::server::joins::expires_ms;
 use postrider::server::submit::read;
 use postrider::store::enqueue::Selector;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Display};
 
 /// A moment, in Unix milliseconds.
@@ -104,9 +106,10 @@ pub fn frames(data: &[u8]) {
 fn is_sound(spec: &Spec) {
     assert!(spec.command.is_some() != spec.argv.is_some());
     assert!(spec.argv.as_ref().is_none_or(|argv| (1..=ITEMS_MAX).contains(&argv.len())));
-    assert!(spec.env.len() <= ITEMS_MAX);
+    assert!(spec.env.len() <= ITEMS_MAX && spec.secret_env.len() <= SECRETS_MAX);
+    assert!(!spec.secret_env.iter().any(|name| name.is_empty() || name.contains('=') || spec.env.contains_key(name)));
     assert!((1..=TIMEOUT_MS_MAX).contains(&spec.timeout_ms) && spec.output_bytes_max <= OUTPUT_BYTES_MAX);
-    let texts = spec.command.iter().chain(spec.argv.iter().flatten()).chain(&spec.cwd);
+    let texts = spec.command.iter().chain(spec.argv.iter().flatten()).chain(&spec.cwd).chain(&spec.secret_env);
     assert!(!texts.chain(spec.env.iter().flat_map(|(name, value)| [name, value])).any(|text| text.contains('\0')));
     let anew = serde_json::to_string(spec).unwrap();
     assert!(anew.len() > SPEC_BYTES_MAX || Spec::parse(anew.as_bytes()).as_ref() == Ok(spec));
@@ -120,11 +123,16 @@ pub fn spec(data: &[u8]) {
             assert!(data.len() <= SPEC_BYTES_MAX);
             is_sound(&spec);
             let text = std::str::from_utf8(data).expect("JSON is UTF-8");
-            let body = serde_json::json!({ "spec": text }).to_string();
+            let values: BTreeMap<_, _> = spec.secret_env.iter().map(|name| (name.as_str(), "s")).collect();
+            let body = serde_json::json!({ "spec": text, "secret_env": values }).to_string();
             match read(body.as_bytes(), Some("web-1".to_owned()), NOW_MS) {
-                Ok(taken) => assert!(taken.document == text && taken.spec == spec, "byte for byte"),
+                Ok(taken) => {
+                    assert!(taken.document == text && taken.spec == spec, "byte for byte");
+                    assert!(taken.secrets.are_named_by(&spec.secret_env));
+                }
                 Err(error) => {
-                    assert!(spec.check_ttl(NOW_MS).is_err(), "{error:?}");
+                    let long = values.keys().map(|name| name.len() + 1).sum::<usize>() > SECRETS_BYTES_MAX;
+                    assert!(long || spec.check_ttl(NOW_MS).is_err(), "{error:?}");
                     problem_fit_to_read(&error);
                 }
             }
@@ -139,6 +147,7 @@ fn submission(body: &[u8], key: Option<&str>) {
         Err(error) => return problem_fit_to_read(&error),
     };
     is_sound(&taken.spec);
+    assert!(taken.secrets.are_named_by(&taken.spec.secret_env) && taken.secrets.check().is_ok());
     assert_eq!(Spec::parse(taken.document.as_bytes()).as_ref(), Ok(&taken.spec));
     assert!((1..=TTL_MS_MAX).contains(&(taken.spec.not_after_ms - NOW_MS)));
     assert!(taken.note.is_none_or(|note| note.len() <= NOTE_BYTES_MAX));

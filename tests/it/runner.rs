@@ -10,6 +10,7 @@ use postrider::agent::spool::Spool;
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::outcome::Outcome;
 use postrider::protocol::output::Stream;
+use postrider::protocol::secret_env::SecretEnv;
 use postrider::protocol::spec::{Shell, Spec};
 use postrider::protocol::state::State;
 use std::io::{BufRead, BufReader, Write};
@@ -52,7 +53,7 @@ fn start_with_grace(spec: Spec, grace_ms: u64) -> Running {
     let (process, orders) = Process::prepare(&supervisor()).unwrap();
     let (sender, ended) = oneshot::channel();
     let (teller, told) = oneshot::channel();
-    let (launch, output) = (Launch { spec: spec.clone(), grace_ms }, Arc::clone(&spool));
+    let (launch, output) = (Launch { spec: spec.clone(), secrets: SecretEnv::default(), grace_ms }, Arc::clone(&spool));
     std::thread::spawn(move || process.run(&launch, &output, || (), teller, sender));
     told.blocking_recv().unwrap();
     Running { folder, spec, spool, orders, ended }
@@ -281,7 +282,7 @@ fn a_command_dies_with_its_agent() {
         .spawn()
         .unwrap();
     let spec = line("trap '' TERM; setsid sleep 600 & echo $$ $!; while :; do sleep 600; done");
-    let launch = serde_json::to_string(&Launch { spec, grace_ms: 60_000 }).unwrap();
+    let launch = serde_json::to_string(&Launch { spec, secrets: SecretEnv::default(), grace_ms: 60_000 }).unwrap();
     agent.write_all(format!("{launch}\n").as_bytes()).unwrap();
     let mut pids = String::new();
     BufReader::new(supervising.stdout.take().unwrap()).read_line(&mut pids).unwrap();

@@ -7,12 +7,14 @@ use super::fetch::{FetchError, fetch};
 use crate::agent::board::{Arrival, Phase};
 use crate::agent::credential::Credential;
 use crate::agent::journal::{Done, Entry, Op};
+use crate::agent::runner::control::Launch;
 use crate::agent::runner::queue::{Runner, Slot, cancelled_before, expired};
 use crate::crash;
 use crate::http_client::ServerUrl;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, JOURNAL_ENTRIES_MAX};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::outcome::Outcome;
+use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::{Spec, TTL_MS_MAX};
 use crate::protocol::state::State;
 use crate::secret::{Secret, hex, sha256};
@@ -50,6 +52,8 @@ pub struct Dispatch {
     pub spec: Option<String>,
     /// Its hash.
     pub spec_sha256: String,
+    /// The values of its `secret_env`.
+    pub secrets: SecretEnv,
 }
 
 /// The way in, for one connection.
@@ -112,13 +116,14 @@ impl Intake {
                 return self.reply(Reply::Frame(AgentFrame::Error(error))).await;
             }
         };
-        let (verdict, not_after_ms) = self.judge(&document, &cancel);
+        let Dispatch { attempt, secrets, .. } = dispatch;
+        let (verdict, not_after_ms) = self.judge(&document, &secrets, &cancel);
         let entry = match &verdict {
             Verdict::Run(_, Some(_)) => Entry::Started,
             Verdict::Run(_, None) => Entry::Waiting,
             Verdict::End(outcome) => Entry::Ended(outcome.clone()),
         };
-        let accept = Op::Accept { delivery, attempt: dispatch.attempt, spec: document.to_vec(), not_after_ms, entry };
+        let accept = Op::Accept { delivery, attempt, spec: document.to_vec(), secrets, not_after_ms, entry };
         crash::point("agent.dispatched");
         let done = self.runner.journal.write(accept).await;
         crash::point("agent.accepted");
@@ -132,7 +137,7 @@ impl Intake {
             // Written by a commit that reported a failure. It has not run: it was never on the board.
             Ok(Done::Known(None)) => {
                 let waiting = match verdict {
-                    Verdict::Run(spec, _) => Verdict::Run(spec, None),
+                    Verdict::Run(launch, _) => Verdict::Run(launch, None),
                     end @ Verdict::End(_) => end,
                 };
                 self.go_on(delivery, waiting, cancel);
@@ -146,17 +151,21 @@ impl Intake {
 
     fn go_on(&self, delivery: DeliveryId, verdict: Verdict, cancel: CancellationToken) {
         match verdict {
-            Verdict::Run(spec, slot) => {
+            Verdict::Run(launch, slot) => {
                 let phase = if slot.is_some() { Phase::Running } else { Phase::Accepted };
                 self.runner.board.set_phase(delivery, phase);
-                self.runner.admit(delivery, *spec, cancel, slot);
+                self.runner.admit(delivery, *launch, cancel, slot);
             }
             Verdict::End(outcome) => self.runner.board.set_phase(delivery, Phase::Ended(outcome)),
         }
     }
 
-    fn judge(&self, document: &[u8], cancel: &CancellationToken) -> (Verdict, i64) {
-        let spec = match Spec::parse(document) {
+    fn judge(&self, document: &[u8], secrets: &SecretEnv, cancel: &CancellationToken) -> (Verdict, i64) {
+        let named = |spec: Spec| match secrets.are_named_by(&spec.secret_env) {
+            true => Ok(spec),
+            false => Err("the secrets that it names did not come with it, or others did".to_owned()),
+        };
+        let spec = match Spec::parse(document).map_err(|why| why.to_string()).and_then(named) {
             Ok(spec) => spec,
             Err(why) => {
                 let forgotten_ms = self.runner.time.now_ms().unwrap_or_default().saturating_add(TTL_MS_MAX);
@@ -170,7 +179,7 @@ impl Intake {
         } else if cancel.is_cancelled() {
             Verdict::End(cancelled_before())
         } else {
-            Verdict::Run(Box::new(spec), self.runner.free_slot())
+            Verdict::Run(Box::new(Launch::new(spec, secrets.clone())), self.runner.free_slot())
         };
         (verdict, not_after_ms)
     }
@@ -205,7 +214,7 @@ impl Intake {
 }
 
 enum Verdict {
-    Run(Box<Spec>, Option<Slot>),
+    Run(Box<Launch>, Option<Slot>),
     End(Outcome),
 }
 

@@ -77,8 +77,8 @@ impl Reader {
 
     async fn act(&mut self, frame: ServerFrame) -> Option<ErrorFrame> {
         match frame {
-            ServerFrame::Dispatch { delivery, attempt, spec, spec_sha256 } => {
-                self.intake.dispatch(Dispatch { delivery, attempt, spec, spec_sha256 }).await;
+            ServerFrame::Dispatch { delivery, attempt, spec, spec_sha256, secrets } => {
+                self.intake.dispatch(Dispatch { delivery, attempt, spec, spec_sha256, secrets }).await;
                 None
             }
             ServerFrame::Cancel { delivery } => {

@@ -3,6 +3,7 @@
 //! Agent → child: one [`Launch`], then any number of [`Order`]. Child → agent: [`Report`]. The end of the agent's side
 //! means that the agent is gone; the command dies with it.
 
+use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::Spec;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -43,8 +44,18 @@ impl Supervisor {
 pub struct Launch {
     /// The specification.
     pub spec: Spec,
+    /// The values of its `secret_env`.
+    #[serde(default, skip_serializing_if = "SecretEnv::is_empty")]
+    pub secrets: SecretEnv,
     /// From the polite signal to the kill at the timeout, in milliseconds.
     pub grace_ms: u64,
+}
+
+impl Launch {
+    /// With the usual grace.
+    pub fn new(spec: Spec, secrets: SecretEnv) -> Self {
+        Self { spec, secrets, grace_ms: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// End it.

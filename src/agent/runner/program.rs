@@ -1,5 +1,6 @@
 //! From a specification to a process: which program, which folder, which environment, and why not.
 
+use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::{Shell, Spec};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ fn shells(shell: Shell) -> &'static [&'static [&'static str]] {
 ///
 /// # Errors
 /// The reason, as a sentence for people that names what is missing.
-pub fn start(spec: &Spec, prepare: impl Fn(&mut Command)) -> Result<Child, String> {
+pub fn start(spec: &Spec, secrets: &SecretEnv, prepare: impl Fn(&mut Command)) -> Result<Child, String> {
     let folder = working_folder(spec)?;
     let spawn = |program: &str, arguments: &[&str]| {
         let mut command = Command::new(program);
@@ -40,7 +41,7 @@ pub fn start(spec: &Spec, prepare: impl Fn(&mut Command)) -> Result<Child, Strin
                 command.env_remove(name);
             }
         }
-        command.envs(&spec.env);
+        command.envs(&spec.env).envs(secrets.expose());
         command.stdin(if spec.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         prepare(&mut command);
         command.spawn()

@@ -153,7 +153,7 @@ impl Runner {
                 }
                 (None, Ok(spec)) => {
                     let cancel = self.board.recover(delivery, Phase::Accepted, None);
-                    self.admit(delivery, spec, cancel, None);
+                    self.admit(delivery, Launch::new(spec, entry.secrets), cancel, None);
                     continue;
                 }
                 // A newer build accepted it, and this one cannot read it.
@@ -172,20 +172,20 @@ impl Runner {
     }
 
     /// Runs an accepted delivery when its turn comes. With a slot its start is in the journal already.
-    pub fn admit(&self, delivery: DeliveryId, spec: Spec, cancel: CancellationToken, slot: Option<Slot>) {
+    pub fn admit(&self, delivery: DeliveryId, launch: Launch, cancel: CancellationToken, slot: Option<Slot>) {
         let runner = self.clone();
-        self.tasks.spawn("delivery", async move { runner.see_through(delivery, spec, cancel, slot).await });
+        self.tasks.spawn("delivery", async move { runner.see_through(delivery, launch, cancel, slot).await });
     }
 
-    async fn see_through(&self, delivery: DeliveryId, spec: Spec, cancel: CancellationToken, slot: Option<Slot>) {
+    async fn see_through(&self, delivery: DeliveryId, launch: Launch, cancel: CancellationToken, slot: Option<Slot>) {
         let turn = match slot {
             Some(slot) => Turn::Go(slot),
-            None => self.wait_for_turn(delivery, &spec, &cancel).await,
+            None => self.wait_for_turn(delivery, &launch.spec, &cancel).await,
         };
         let outcome = match turn {
             Turn::Stopped => return,
             Turn::Ended(outcome) => outcome,
-            Turn::Go(slot) => self.execute(delivery, spec, slot, &cancel).await,
+            Turn::Go(slot) => self.execute(delivery, launch, slot, &cancel).await,
         };
         self.finish(delivery, outcome).await;
         self.lay_in_spare();
@@ -242,15 +242,13 @@ impl Runner {
     }
 
     /// Runs the command. Its start is in the journal.
-    async fn execute(&self, delivery: DeliveryId, spec: Spec, slot: Slot, cancel: &CancellationToken) -> Outcome {
+    async fn execute(&self, delivery: DeliveryId, launch: Launch, slot: Slot, cancel: &CancellationToken) -> Outcome {
         if cancel.is_cancelled() {
             return cancelled_before();
         }
         if self.tasks.stop_token().is_cancelled() {
             return Outcome::without_run(State::Interrupted, "the agent was stopped before it could start");
         }
-        let grace_ms = u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX);
-        let launch = Launch { spec, grace_ms };
         let Slot { _permit, process } = slot;
         crash::point("agent.started");
         let (process, orders) = match self.supervising(process).await {

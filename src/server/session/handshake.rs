@@ -5,6 +5,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{
     AgentFrame, EPOCH_MAX, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
 };
+use crate::protocol::ids::AgentId;
 use crate::secret::random;
 use crate::server::app::App;
 use crate::server::limits::Block;
@@ -50,12 +51,17 @@ pub fn close_frame(reason: CloseReason) -> Message {
     Message::Close(Some(CloseFrame { code: reason.code().into(), reason: reason.as_str().into() }))
 }
 
-/// Authenticates the peer and begins its session. `pinned`: it knows us by a pin, and is told all of ours.
+/// Authenticates the peer and begins its session. `claimed` is then which agent it says it is, if it has said so.
 ///
 /// # Errors
 /// Why the connection was closed.
-pub async fn handshake(app: &App, socket: &mut Socket, connection: &Connection) -> Result<Session, CloseReason> {
-    until_stop(app, socket, async |socket| authenticate(app, socket, connection).await).await
+pub async fn handshake(
+    app: &App,
+    socket: &mut Socket,
+    connection: &Connection,
+    claimed: &mut Option<AgentId>,
+) -> Result<Session, CloseReason> {
+    until_stop(app, socket, async |socket| authenticate(app, socket, connection, claimed).await).await
 }
 
 /// Waits until the agent has the session's epoch in its journal: before that nothing is dispatched to it.
@@ -96,7 +102,13 @@ async fn until_stop<T>(
     result
 }
 
-async fn authenticate(app: &App, socket: &mut Socket, connection: &Connection) -> Result<Session, CloseReason> {
+async fn authenticate(
+    app: &App,
+    socket: &mut Socket,
+    connection: &Connection,
+    claimed: &mut Option<AgentId>,
+) -> Result<Session, CloseReason> {
+    // Who knows us by a pin is told all of ours.
     let (pinned, block) = (connection.pin.is_some(), Block::of(connection.peer.ip()));
     let nonce = random::<32>();
     let challenge_number = app.challenges.fetch_add(1, Ordering::Relaxed) + 1;
@@ -104,6 +116,7 @@ async fn authenticate(app: &App, socket: &mut Socket, connection: &Connection) -
     send(app, socket, &challenge).await?;
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
+    *claimed = Some(hello.agent_id);
     let key = check(app, &nonce, &hello, block).await?;
     // Before it takes a place: one agent alone could take all of them.
     app.limits.session(key.seq).map_err(|_| CloseReason::TooOften)?;

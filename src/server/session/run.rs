@@ -5,8 +5,10 @@ use super::reader::Reader;
 use super::writer::{NOTES_MAX, Writer};
 use crate::protocol::close::CloseReason;
 use crate::server::app::App;
+use crate::server::attempt::NOBODY;
 use crate::server::listener::Connection;
 use crate::server::upgrade::Socket;
+use crate::store::audit::{Actor, Refuse};
 use crate::store::session::EndSession;
 use futures_util::StreamExt;
 use std::sync::Arc;
@@ -16,10 +18,18 @@ use tokio::sync::{mpsc, oneshot};
 /// Runs a session on a fresh connection. `connection` keeps its place under the cap.
 pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let peer = connection.peer;
-    let session = match handshake(&app, &mut socket, &connection).await {
+    let mut claimed = None;
+    let session = match handshake(&app, &mut socket, &connection, &mut claimed).await {
         Ok(session) => session,
         Err(reason) => {
             tracing::info!(%peer, %reason, "{HELLO_LOG}");
+            if matches!(reason, CloseReason::Unauthorized | CloseReason::Revoked | CloseReason::Pending) {
+                let actor = Actor::nobody(NOBODY, Some(peer.to_string()));
+                let detail = serde_json::json!({ "code": reason.as_str() });
+                let target = claimed.map(|agent| agent.to_string());
+                let refuse = Refuse { actor, action: "GET /agent/ws".to_owned(), target, detail };
+                app.turned_away.note(&app.store, peer.ip(), reason.as_str(), refuse);
+            }
             return;
         }
     };

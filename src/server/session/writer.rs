@@ -10,12 +10,14 @@ use crate::crash;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{ErrorFrame, FRAME_BYTES_MAX, ServerFrame, encode};
 use crate::protocol::ids::DeliveryId;
+use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
 use crate::secret::{hex, sha256};
 use crate::server::app::App;
+use crate::server::sealed;
 use crate::server::upgrade::Socket;
 use crate::store::error::StoreError;
-use crate::store::outbox::{Claim, IN_FLIGHT_BYTES_MAX, OutboxRow};
+use crate::store::outbox::{Claim, IN_FLIGHT_BYTES_MAX, OutboxRow, Withdraw};
 use futures_util::SinkExt;
 use futures_util::stream::SplitSink;
 use std::collections::{HashMap, HashSet};
@@ -276,9 +278,16 @@ impl Writer {
         Ok(())
     }
 
-    async fn dispatch(&mut self, row: OutboxRow) -> Result<(), CloseReason> {
+    async fn dispatch(&mut self, mut row: OutboxRow) -> Result<(), CloseReason> {
         let (delivery, fresh, free_ms) = (row.id, row.fresh, row.free_ms);
-        let frame = dispatch_frame(row);
+        let secrets = match row.sealed.take() {
+            None => SecretEnv::default(),
+            Some(sealed) => match sealed::open(&self.app.seal, row.command, &sealed) {
+                Some(secrets) => secrets,
+                None => return self.withdraw(delivery).await,
+            },
+        };
+        let frame = dispatch_frame(row, secrets);
         // In flight from before the write: an answer may come while it is still under way.
         self.in_flight.insert(delivery, InFlight { since: Instant::now(), bytes: frame.len() });
         self.write(Message::text(frame)).await?;
@@ -287,6 +296,17 @@ impl Writer {
             self.app.metrics.dispatched(self.app.store.clock.now_ms() - free_ms);
         }
         Ok(())
+    }
+
+    /// The delivery would wait for ever.
+    async fn withdraw(&mut self, delivery: DeliveryId) -> Result<(), CloseReason> {
+        tracing::error!(agent = %self.session.name, %delivery, "the secrets of a command cannot be opened: seal.key is \
+            not the one that sealed them; the delivery is cancelled");
+        let withdraw = Withdraw { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, delivery };
+        self.app.store.write(withdraw).await.map_err(|error| match error {
+            StoreError::Fenced => CloseReason::Superseded,
+            _ => CloseReason::ServerStorage,
+        })
     }
 
     async fn send(&mut self, frame: &ServerFrame) -> Result<(), CloseReason> {
@@ -309,16 +329,16 @@ impl Writer {
 }
 
 /// The dispatch frame of a row: with its specification, or without where that would make the frame too large.
-fn dispatch_frame(row: OutboxRow) -> String {
+fn dispatch_frame(row: OutboxRow, secrets: SecretEnv) -> String {
     let (delivery, attempt) = (row.id, row.attempt);
     let spec_sha256 = hex(&sha256(row.spec.as_bytes()));
     if row.spec.len() <= SPEC_INLINE_BYTES_MAX {
-        let spec = Some(row.spec);
-        let frame = encode(&ServerFrame::Dispatch { delivery, attempt, spec, spec_sha256: spec_sha256.clone() });
+        let (spec, spec_sha256, secrets) = (Some(row.spec), spec_sha256.clone(), secrets.clone());
+        let frame = encode(&ServerFrame::Dispatch { delivery, attempt, spec, spec_sha256, secrets });
         // Quotes and backslashes double in a JSON string.
         if frame.len() <= FRAME_BYTES_MAX {
             return frame;
         }
     }
-    encode(&ServerFrame::Dispatch { delivery, attempt, spec: None, spec_sha256 })
+    encode(&ServerFrame::Dispatch { delivery, attempt, spec: None, spec_sha256, secrets })
 }

@@ -59,6 +59,7 @@ async fn submit_and_cancel(world: &Parts, answers: &Mutex<Vec<Answered>>) {
             note: None,
             confirm: Some(AGENTS as u64),
             brake: Brake::default(),
+            secrets: None,
             idempotency: None,
         };
         let id = world.store.try_write(enqueue).await.unwrap().command.id;

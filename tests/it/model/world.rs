@@ -283,7 +283,8 @@ impl World {
         let keys = chosen.iter().map(|agent| self.enrolled[*agent].id.to_string()).collect();
         let (actor, targets) = (self.actor.clone(), Selector::Agents(keys));
         let brake = Brake { approve_above: held.then_some(0), ..Brake::default() };
-        let enqueue = Enqueue { actor, targets, document, spec, note: None, confirm: None, brake, idempotency: None };
+        let (secrets, confirm, idempotency) = (None, None, None);
+        let enqueue = Enqueue { actor, targets, document, spec, note: None, secrets, confirm, brake, idempotency };
         let taken = self.write(enqueue).unwrap().command;
         assert_eq!(taken.deliveries.len(), chosen.len());
         let command = self.commands.len();

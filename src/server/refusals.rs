@@ -1,0 +1,113 @@
+//! Refused attempts on their way into the audit, within bounds: a flood of them must not fill the disk.
+//!
+//! What is over the bounds is counted, and the count is written when a minute is over, or an hour. Nobody who is refused
+//! waits for the database.
+
+use super::attempt::NOBODY;
+use crate::store::audit::{Actor, Refuse};
+use crate::store::handle::Store;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// For how long requests are counted together.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// For how long agents that are turned away are: a forgotten one tries once a minute, for years.
+pub const HOUR: Duration = Duration::from_secs(3600);
+/// Rows in that time for one address and error code: enough to see what somebody tries.
+pub const ROWS_MAX: u32 = 10;
+/// Rows in that time for all of them. With [`KEYS_MAX`] counts, a flood from everywhere writes about 0.1 MB a minute.
+pub const ROWS_OF_ALL_MAX: u32 = 200;
+/// Addresses and codes that are told apart in that time; what more there are is counted together.
+pub const KEYS_MAX: usize = 200;
+/// The code under which those are counted.
+const REST: &str = "various";
+
+/// The address, as far as one peer cannot change it at will, and the error's code. None: more than are told apart.
+type Key = Option<(IpAddr, &'static str)>;
+
+#[derive(Default)]
+struct Tally {
+    rows: u32,
+    beyond: u64,
+}
+
+#[derive(Default)]
+struct Period {
+    tallies: HashMap<Key, Tally>,
+    rows: u32,
+}
+
+/// What was refused since the last count.
+#[derive(Default)]
+pub struct Refusals {
+    period: Mutex<Period>,
+}
+
+impl Refusals {
+    fn period(&self) -> MutexGuard<'_, Period> {
+        self.period.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a refused attempt, or counts it: when there were many, or when the database has too much to do or no room.
+    pub fn note(&self, store: &Store, from: IpAddr, code: &'static str, refuse: Refuse) {
+        let mut period = self.period();
+        let key = Some((network(from), code));
+        let key = key.filter(|key| period.tallies.len() < KEYS_MAX || period.tallies.contains_key(&Some(*key)));
+        let room = period.rows < ROWS_OF_ALL_MAX;
+        let tally = period.tallies.entry(key).or_default();
+        if room && tally.rows < ROWS_MAX && store.watch.refusal().is_none() && store.offer(refuse) {
+            tally.rows += 1;
+            period.rows += 1;
+        } else {
+            tally.beyond += 1;
+        }
+    }
+
+    /// Ends the period: writes how many there were beyond the rows, one row for each address and code.
+    pub async fn count(&self, store: &Store) {
+        let period = std::mem::take(&mut *self.period());
+        for (key, tally) in period.tallies.into_iter().filter(|(_, tally)| tally.beyond > 0) {
+            let (peer, code) = key.map_or((None, REST), |(address, code)| (Some(shown(address)), code));
+            let detail = serde_json::json!({ "code": code, "count": tally.beyond });
+            let actor = Actor::nobody(NOBODY, peer);
+            let refuse = Refuse { actor, action: "and more".to_owned(), target: None, detail };
+            if let Err(error) = store.write(refuse).await {
+                tracing::warn!(count = tally.beyond, code, %error, "refused attempts could not be written into the audit");
+            }
+        }
+    }
+
+    /// Counts once in each `period` until `stop`.
+    pub async fn keep(&self, period: Duration, store: &Store, stop: &CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
+            self.count(store).await;
+        }
+    }
+}
+
+/// A host chooses the lower half of its IPv6 address as it likes.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+fn shown(network: IpAddr) -> String {
+    if network.is_ipv6() { format!("{network}/64") } else { network.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_one_whatever_its_lower_half() {
+        let networks = ["2001:db8::1", "2001:db8::ffff:2", "::ffff:192.0.2.1", "192.0.2.1"]
+            .map(|text| shown(network(text.parse().unwrap())));
+        assert_eq!(networks, ["2001:db8::/64", "2001:db8::/64", "192.0.2.1", "192.0.2.1"]);
+    }
+}
