@@ -173,7 +173,7 @@ impl Call {
     /// # Errors
     /// 403.
     pub fn actor(&self, caller: &Caller, role: Role) -> Result<Actor, ApiError> {
-        let actor = self.acting(&caller);
+        let actor = self.acting(caller);
         if actor.role < role {
             let detail = format!("this needs the role {}; the token has {}", role.as_str(), actor.role.as_str());
             return Err(ApiError::new(StatusCode::FORBIDDEN, "role_too_low", detail));

@@ -2,6 +2,7 @@
 
 use crate::harness::agent::TestAgent;
 use crate::harness::api::{Api, id};
+use crate::harness::cli::{good, run};
 use crate::harness::eventually::eventually;
 use crate::harness::operators::{audited, enroll_at, operator, with_token};
 use crate::harness::process::{Process, ServerProcess, postrider};
@@ -328,19 +329,21 @@ async fn a_revoked_tokens_streams_and_waits_end_at_once_and_the_others_go_on() {
     let bob = operator(&server.api, "bob", json!({ "role": "technician" })).await;
     let command = server.api.run("b-1", "true").await;
     let (cut, mut kept) = (Open::start(&ann.api, &command).await, Open::start(&bob.api, &command).await);
-    let (api, body) = (ann.api.clone(), json!({ "command": "true" }));
-    let waiter = tokio::spawn(async move { api.call("POST", "/api/agents/b-1/command?wait=300", body).await });
-    eventually("the submission that waits is in", || async {
-        let commands = server.api.get("/api/commands").await;
-        (commands["commands"].as_array()?.len() == 2).then_some(())
-    })
-    .await;
-    let at = Instant::now();
-    assert_eq!(server.api.call("DELETE", &format!("/api/tokens/{}", ann.id), Value::Null).await.status, 200);
-    assert_eq!(cut.rest().await, "", "it says nothing more");
-    println!("a revoked token's event stream ended after {:?}", at.elapsed());
-    let waited = waiter.await.unwrap();
-    println!("a revoked token's wait ended after {:?}", at.elapsed());
+    let waiter = ann.api.call("POST", "/api/agents/b-1/command?wait=300", json!({ "command": "true" }));
+    let revoke = async {
+        eventually("the submission that waits is in", || async {
+            let commands = server.api.get("/api/commands").await;
+            (commands["commands"].as_array()?.len() == 2).then_some(())
+        })
+        .await;
+        let at = Instant::now();
+        assert_eq!(server.api.call("DELETE", &format!("/api/tokens/{}", ann.id), Value::Null).await.status, 200);
+        assert_eq!(cut.rest().await, "", "it says nothing more");
+        println!("a revoked token's event stream ended {:?} after the request to revoke it", at.elapsed());
+        at
+    };
+    let (waited, at) = tokio::join!(waiter, revoke);
+    println!("its stream and its wait had both ended after {:?}", at.elapsed());
     assert_eq!(waited.problem(), (401, "unauthorized".to_owned()));
     let again = ann.api.call("GET", &format!("/api/commands/{command}/events"), Value::Null).await;
     assert_eq!(again.problem(), (401, "unauthorized".to_owned()));
@@ -364,5 +367,24 @@ async fn an_expired_tokens_streams_and_waits_end_by_themselves() {
     assert_eq!(rest, "");
     assert_eq!(waited.problem(), (401, "unauthorized".to_owned()));
     assert_eq!(ann.call("GET", "/api/agents", Value::Null).await.status, 401);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_command_line_makes_tokens_for_sites_and_lists_them() {
+    let server = two_cities().await;
+    let data = server.data.path();
+    let args = ["tokens", "create", "ann", "--role", "technician", "--site", "berlin", "--site", "munich"];
+    let made = good(data, &[&args[..], &["--scope", "role=web", "--json"]].concat()).await.objects();
+    assert_eq!(made[0]["scope"], json!({ "role": ["web"], "site": ["berlin", "munich"] }));
+    good(data, &["tokens", "create", "bob", "--role", "viewer"]).await;
+    let list = good(data, &["tokens", "list"]).await.out();
+    let line = |name: &str| list.lines().find(|line| line.contains(name)).unwrap().to_owned();
+    assert!(line("ann").contains("role=web site=berlin,munich") && line("ann").contains("never"), "{list}");
+    assert!(line("bob").contains(" all ") && line("the server").contains("127.0.0.1"), "{list}");
+    let rows = good(data, &["tokens", "list", "--json"]).await.objects();
+    assert_eq!((&rows[0]["created_by"], &rows[0]["totp"]), (&json!("owner"), &json!(false)));
+    let bad = run(data, &["tokens", "create", "eve", "--role", "viewer", "--scope", "berlin"]).await;
+    assert_eq!(bad.code, Some(2), "{bad:?}");
     server.stop().await;
 }
