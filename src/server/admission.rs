@@ -5,6 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// Sessions begun a second, once the burst is used up. Each costs a share of a commit.
 pub const ADMITTED_PER_SECOND: f64 = 500.0;
@@ -13,10 +14,15 @@ pub const ADMITTED_BURST: f64 = 1000.0;
 /// While the queue is longer than this, newcomers are sent away: an agent waits 15 s for its welcome.
 const QUEUE_MAX: Duration = Duration::from_secs(5);
 
+/// Agents whose hellos and sessions are looked up and written at one time. A submission has at most so many before it in
+/// the database's queue, and not a whole fleet; a group of so many costs little more than one.
+const AT_ONCE: usize = 64;
+
 /// The bucket.
 #[derive(Debug)]
 pub struct Admission {
     bucket: Mutex<Bucket>,
+    at_once: Semaphore,
 }
 
 #[derive(Debug)]
@@ -28,7 +34,8 @@ struct Bucket {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { bucket: Mutex::new(Bucket { tokens: ADMITTED_BURST, filled: Instant::now() }) }
+        let bucket = Mutex::new(Bucket { tokens: ADMITTED_BURST, filled: Instant::now() });
+        Self { bucket, at_once: Semaphore::new(AT_ONCE) }
     }
 }
 
@@ -39,6 +46,13 @@ impl Bucket {
 }
 
 impl Admission {
+    /// Does a part of a handshake that needs the database, when it is its turn.
+    pub async fn in_turn<T>(&self, part: impl Future<Output = T>) -> T {
+        // It is never closed; were it, the part would not wait.
+        let _turn = self.at_once.acquire().await;
+        part.await
+    }
+
     fn filled(&self) -> std::sync::MutexGuard<'_, Bucket> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -81,7 +81,7 @@ async fn a_submission_is_told_in_full_and_within_limits() {
         ids.push(Identity::enroll_with(api, &join, &format!("web-{number}")).await.id.to_string());
     }
     let small = api.submit("web-0", json!({ "command": "echo ä", "note": "ticket 1" })).await;
-    let long = json!({ "command": "ä".repeat(AUDIT_SPEC_BYTES_MAX), "targets": { "all": true } });
+    let long = json!({ "command": "ä".repeat(AUDIT_SPEC_BYTES_MAX), "targets": { "all": true }, "confirm": AUDIT_AGENTS_MAX + 1 });
     let large = api.call("POST", "/api/commands", long).await.json();
     let rows = rows(api).await;
     let [first, second] = &rows[rows.len() - 2..] else { panic!("{rows:?}") };
@@ -89,7 +89,7 @@ async fn a_submission_is_told_in_full_and_within_limits() {
     let sha256 = |spec: &Value| postrider::protocol::audit::text_hash(spec.as_str().unwrap());
     let expected = json!({
         "spec_sha256": sha256(&small["spec"]), "spec": small["spec"], "note": "ticket 1",
-        "agents": [{ "id": ids[0], "name": "web-0" }], "agent_count": 1,
+        "agents": [{ "id": ids[0], "name": "web-0" }], "agent_count": 1, "held": false,
     });
     assert_eq!(first["detail"], expected);
     let detail = &second["detail"];

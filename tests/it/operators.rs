@@ -74,7 +74,7 @@ async fn outside_of_its_scope_a_token_finds_nothing_and_cannot_tell_that_there_i
     let ann = operator(owner, "ann", berlin("technician")).await.api;
     let theirs = owner.run("m-1", "echo secret").await;
     let ours = ann.run("b-1", "true").await;
-    let both = json!({ "command": "true", "targets": { "all": true } });
+    let both = json!({ "command": "true", "targets": { "all": true }, "confirm": 2 });
     let both = id(&owner.call("POST", "/api/commands", both).await.json());
 
     let munich = owner.get("/api/agents/m-1").await["id"].as_str().unwrap().to_owned();
@@ -121,7 +121,7 @@ async fn outside_of_its_scope_a_token_finds_nothing_and_cannot_tell_that_there_i
     assert_eq!(ann.command(&both).await["deliveries"].as_array().unwrap().len(), 1);
     assert_eq!(owner.command(&both).await["deliveries"].as_array().unwrap().len(), 2);
     // All means all that it reaches.
-    let all = json!({ "command": "true", "targets": { "all": true } });
+    let all = json!({ "command": "true", "targets": { "all": true }, "confirm": 1 });
     let all = ann.call("POST", "/api/commands", all).await.json();
     assert_eq!(all["deliveries"].as_array().unwrap().len(), 1, "{all}");
     assert_eq!(ann.call("POST", &format!("/api/commands/{both}/cancel"), Value::Null).await.status, 202);

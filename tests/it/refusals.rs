@@ -2,6 +2,7 @@
 
 use crate::harness::api::Api;
 use crate::harness::eventually::eventually;
+use crate::harness::operators::operator;
 use crate::harness::raw_agent::{Identity, close_code, dial, enrollment, fresh_key};
 use crate::harness::server::TestServer;
 use futures_util::SinkExt;
@@ -132,12 +133,12 @@ async fn agents_that_are_turned_away_are_told() {
 #[tokio::test]
 async fn a_flood_is_counted_and_not_written_row_by_row() {
     let server = TestServer::start().await;
-    let (api, data) = (stranger(&server.api), server.data.path());
+    let (vic, data) = (operator(&server.api, "vic", json!({ "role": "viewer" })).await.api, server.data.path());
     for _ in 0..ROWS_MAX + 7 {
-        assert_eq!(api.call("GET", "/api/agents", Value::Null).await.status, 401);
+        assert_eq!(vic.call("GET", "/api/join", Value::Null).await.status, 403);
     }
     // Another code has rows of its own.
-    assert_eq!(api.call("POST", "/nowhere", Value::Null).await.status, 404);
+    assert_eq!(vic.call("POST", "/nowhere", Value::Null).await.status, 404);
     let rows = after(data, ROWS_MAX as usize + 1).await;
     assert_eq!(rows.len(), ROWS_MAX as usize + 1);
     let app = server.running.app();
@@ -146,15 +147,15 @@ async fn a_flood_is_counted_and_not_written_row_by_row() {
     assert_eq!(rows.len(), ROWS_MAX as usize + 2);
     let (who, _, peer, action, target, detail) = rows.last().unwrap();
     assert_eq!((who.as_str(), peer.as_deref(), action.as_str()), ("nobody", Some("127.0.0.1"), "and more"));
-    assert_eq!((target, detail), (&None, &json!({ "code": "unauthorized", "count": 7 })));
+    assert_eq!((target, detail), (&None, &json!({ "code": "role_too_low", "count": 7 })));
     // A fresh minute has fresh room, and what is counted when the server stops is not lost.
     for _ in 0..ROWS_MAX + 1 {
-        assert_eq!(api.call("GET", "/api/agents", Value::Null).await.status, 401);
+        assert_eq!(vic.call("GET", "/api/join", Value::Null).await.status, 403);
     }
     let data = server.stop().await;
     let rows = refused(data.path());
     assert_eq!(rows.len(), 2 * ROWS_MAX as usize + 3);
-    assert_eq!(rows.last().unwrap().5, json!({ "code": "unauthorized", "count": 1 }));
+    assert_eq!(rows.last().unwrap().5, json!({ "code": "role_too_low", "count": 1 }));
 }
 
 #[tokio::test]

@@ -175,6 +175,7 @@ async fn each_agent_gets_it_and_the_last_one_ends_it() {
     let third = Identity::enroll(api, "web-3").await;
     let mut body = with_secret(TELL);
     body["targets"] = json!({ "all": true });
+    body["confirm"] = json!(3);
     let command = id(&api.call("POST", "/api/commands", body).await.json());
     eventually("web-1 has run it", || async {
         let command = api.command(&command).await;

@@ -77,7 +77,7 @@ pub async fn ready(app: &App, socket: &mut Socket, session: &Session) -> Result<
             Err(_) => return Err(CloseReason::AcceptTimeout),
         }
         let ready = Ready { agent_seq: session.agent_seq, epoch: session.standing.epoch, pin: session.pin };
-        app.store.write(ready).await.map_err(|error| match error {
+        app.admission.in_turn(app.store.write(ready)).await.map_err(|error| match error {
             StoreError::Fenced => CloseReason::Superseded,
             error => {
                 tracing::warn!(agent = %session.name, %error, "a session could not go on");
@@ -117,7 +117,7 @@ async fn authenticate(
     let hello =
         timeout(app.keepalive.hello_timeout, receive_hello(socket)).await.unwrap_or(Err(CloseReason::HelloTimeout))?;
     *claimed = Some(hello.agent_id);
-    let key = check(app, &nonce, &hello, block).await?;
+    let key = app.admission.in_turn(check(app, &nonce, &hello, block)).await?;
     // Before it takes a place: one agent alone could take all of them.
     app.limits.session(key.seq).map_err(|_| CloseReason::TooOften)?;
     // Only now: a stranger must not use up the places of agents.
@@ -130,7 +130,7 @@ async fn authenticate(
         last_epoch: hello.last_epoch,
         journal: hello.journal,
     };
-    let begun = app.store.write(begin).await.map_err(|error| match error {
+    let begun = app.admission.in_turn(app.store.write(begin)).await.map_err(|error| match error {
         // Revoked since the key was read.
         StoreError::NotFound { .. } => CloseReason::Revoked,
         StoreError::Fenced => CloseReason::Superseded,
