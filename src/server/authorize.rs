@@ -4,9 +4,10 @@
 //! from, and an address that failed too often is refused before anything is read.
 
 use super::app::App;
+use super::block::Block;
 use super::call::Call;
 use super::error::ApiError;
-use super::limits::{Block, CredentialHash};
+use super::limits::CredentialHash;
 use super::web_sessions::{Carrier, SESSION_PREFIX, WebSession};
 use crate::protocol::access::Role;
 use crate::secret::Secret;

@@ -4,11 +4,11 @@
 //! ago: a customer's whole office may be behind one address. Agents are never locked out by address; each has limits of its own.
 
 use super::app::App;
+use super::block::Block;
 use super::lockout::{Lockout, Rate};
 use crate::protocol::ids::AgentId;
 use governor::clock::DefaultClock;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -44,20 +44,6 @@ pub const SESSIONS_PERIOD: Duration = Duration::from_secs(1);
 pub const HELLOS_MAX: u32 = 5;
 /// What is over is forgotten this often.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
-
-/// An address, as far as one can be told from its neighbours: an IPv6 host has a whole /64 to choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Block(IpAddr);
-
-impl Block {
-    /// The one of this address.
-    pub fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-            v4 => v4,
-        })
-    }
-}
 
 /// The hash of a credential.
 pub type CredentialHash = [u8; 32];

@@ -1,9 +1,10 @@
 //! How many connections there may be: in all, of strangers, and of strangers from one address. A stranger is every
 //! connection that is not an authenticated agent's session.
 
+use super::block::Block;
 use super::proxy::Proxy;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -86,49 +87,41 @@ impl Places {
 /// Strangers by address. Only addresses with at least one are in it.
 #[derive(Debug, Default)]
 struct Addresses {
-    counts: Mutex<HashMap<IpAddr, u32>>,
+    counts: Mutex<HashMap<Block, u32>>,
 }
 
 #[derive(Debug)]
 struct AddressPlace {
     addresses: Arc<Addresses>,
-    network: IpAddr,
+    block: Block,
 }
 
 impl Addresses {
-    fn counts(&self) -> MutexGuard<'_, HashMap<IpAddr, u32>> {
+    fn counts(&self) -> MutexGuard<'_, HashMap<Block, u32>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(self: &Arc<Self>, ip: IpAddr) -> Option<AddressPlace> {
-        let network = network(ip);
+        let block = Block::of(ip);
         let mut counts = self.counts();
-        let count = counts.entry(network).or_default();
+        let count = counts.entry(block).or_default();
         if *count >= STRANGERS_PER_ADDRESS {
             return None;
         }
         *count += 1;
-        Some(AddressPlace { addresses: Arc::clone(self), network })
+        Some(AddressPlace { addresses: Arc::clone(self), block })
     }
 }
 
 impl Drop for AddressPlace {
     fn drop(&mut self) {
         let mut counts = self.addresses.counts();
-        if let Some(count) = counts.get_mut(&self.network) {
+        if let Some(count) = counts.get_mut(&self.block) {
             *count -= 1;
             if *count == 0 {
-                counts.remove(&self.network);
+                counts.remove(&self.block);
             }
         }
-    }
-}
-
-/// Whose address this is: with IPv6 a customer has a network of 2^64 of them.
-fn network(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -4,10 +4,11 @@
 //! waits for the database.
 
 use super::attempt::NOBODY;
+use super::block::Block;
 use crate::store::audit::{Actor, Refuse};
 use crate::store::handle::Store;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ pub const KEYS_MAX: usize = 200;
 const REST: &str = "various";
 
 /// The address, as far as one peer cannot change it at will, and the error's code. None: more than are told apart.
-type Key = Option<(IpAddr, &'static str)>;
+type Key = Option<(Block, &'static str)>;
 
 #[derive(Default)]
 struct Tally {
@@ -54,7 +55,7 @@ impl Refusals {
     /// Writes a refused attempt, or counts it: when there were many, or when the database has too much to do or no room.
     pub fn note(&self, store: &Store, from: IpAddr, code: &'static str, refuse: Refuse) {
         let mut period = self.period();
-        let key = Some((network(from), code));
+        let key = Some((Block::of(from), code));
         let key = key.filter(|key| period.tallies.len() < KEYS_MAX || period.tallies.contains_key(&Some(*key)));
         let room = period.rows < ROWS_OF_ALL_MAX;
         let tally = period.tallies.entry(key).or_default();
@@ -70,7 +71,7 @@ impl Refusals {
     pub async fn count(&self, store: &Store) {
         let period = std::mem::take(&mut *self.period());
         for (key, tally) in period.tallies.into_iter().filter(|(_, tally)| tally.beyond > 0) {
-            let (peer, code) = key.map_or((None, REST), |(address, code)| (Some(shown(address)), code));
+            let (peer, code) = key.map_or((None, REST), |(block, code)| (Some(block.to_string()), code));
             let detail = serde_json::json!({ "code": code, "count": tally.beyond });
             let actor = Actor::nobody(NOBODY, peer);
             let refuse = Refuse { actor, action: "and more".to_owned(), target: None, detail };
@@ -85,29 +86,5 @@ impl Refusals {
         while stop.run_until_cancelled(tokio::time::sleep(period)).await.is_some() {
             self.count(store).await;
         }
-    }
-}
-
-/// A host chooses the lower half of its IPv6 address as it likes.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
-    }
-}
-
-fn shown(network: IpAddr) -> String {
-    if network.is_ipv6() { format!("{network}/64") } else { network.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_host_is_one_whatever_its_lower_half() {
-        let networks = ["2001:db8::1", "2001:db8::ffff:2", "::ffff:192.0.2.1", "192.0.2.1"]
-            .map(|text| shown(network(text.parse().unwrap())));
-        assert_eq!(networks, ["2001:db8::/64", "2001:db8::/64", "192.0.2.1", "192.0.2.1"]);
     }
 }

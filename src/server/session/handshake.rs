@@ -8,7 +8,7 @@ use crate::protocol::frame::{
 use crate::protocol::ids::AgentId;
 use crate::secret::random;
 use crate::server::app::App;
-use crate::server::limits::Block;
+use crate::server::block::Block;
 use crate::server::listener::Connection;
 use crate::server::presence::Standing;
 use crate::server::upgrade::Socket;
