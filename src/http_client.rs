@@ -129,6 +129,12 @@ impl ServerUrl {
         &self.host
     }
 
+    /// Whether the host is this one.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    }
+
     /// Opens a connection with Nagle's algorithm off: frames are small and waited for. With TLS to whom `trust` names.
     ///
     /// # Errors

@@ -45,6 +45,26 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// How the texts begin that open something: tokens, operators' sessions, join strings.
+pub const SECRET_PREFIXES: [&str; 3] = ["prt_", "prs_", "prj1_"];
+
+/// `text` without the secrets in it, as far as their prefix tells: somebody may have put one where a name belongs.
+pub fn redacted(text: &str) -> String {
+    let mut left = text;
+    let mut out = String::new();
+    while let Some((at, prefix)) =
+        SECRET_PREFIXES.iter().filter_map(|prefix| Some((left.find(prefix)?, prefix))).min_by_key(|(at, _)| *at)
+    {
+        let (before, rest) = left.split_at(at + prefix.len());
+        out.push_str(before);
+        left = rest.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        if left.len() < rest.len() {
+            out.push_str("[redacted]");
+        }
+    }
+    out + left
+}
+
 /// SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
@@ -83,6 +103,14 @@ pub fn random<const N: usize>() -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_taken_out_of_texts() {
+        let (token, join) = (Secret::generate("prt_"), Secret::generate("prj1_"));
+        let text = format!("/a/{}?b={}, prs_ and prt_x.", token.expose(), join.expose());
+        assert_eq!(redacted(&text), "/a/prt_[redacted]?b=prj1_[redacted], prs_ and prt_[redacted].");
+        assert_eq!(redacted("web-1"), "web-1");
+    }
 
     #[test]
     fn hexadecimal_reads_back() {

@@ -66,6 +66,8 @@ pub async fn retire(call: Call, pin: &str) -> Result<Response, ApiError> {
         on_disk(&tls, move |tls| tls.authorities.retire(pin, now_ms)).await?;
         tracing::info!(%pin, "an authority is retired");
         write_pins(&tls).await?;
+        // They come back and forget it: its key may be in other hands.
+        app.presence.end_all(CloseReason::AuthorityChanged);
         json(StatusCode::OK, &serde_json::json!({}))
     })
     .await

@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::limits::CredentialHash;
 use super::web_sessions::{Carrier, SESSION_PREFIX, WebSession};
 use crate::protocol::access::Role;
-use crate::secret::Secret;
+use crate::secret::{SECRET_PREFIXES, Secret};
 use crate::store::audit::Actor;
 use crate::store::error::StoreError;
 use crate::store::logins::{USE_MS, UseToken};
@@ -31,6 +31,8 @@ const FIRST_LOOK: Duration = Duration::from_millis(500);
 /// Query parameters under which a secret may have been sent.
 const SECRET_PARAMETERS: [&str; 6] = ["token", "access_token", "authorization", "bearer", "api_key", "apikey"];
 
+/// The code of the error for a token in the address.
+pub const TOKEN_IN_QUERY: &str = "token_in_query";
 /// A value this long that begins like a secret of ours is one, whatever the parameter is called.
 const SECRET_CHARS_MIN: usize = 40;
 
@@ -221,7 +223,7 @@ impl Call {
             self.app.web_sessions.touch(&hash, now_ms);
         }
         if limits.is_new_use(caller.bearer.seq, now_ms.div_euclid(USE_MS)) {
-            let from = self.connection.peer.ip().to_canonical().to_string();
+            let from = self.connection.peer.ip().to_string();
             // It may as well not be stored.
             let _ = self.app.store.offer(UseToken { token_seq: caller.bearer.seq, from });
         }
@@ -335,13 +337,13 @@ impl Call {
             let name = percent_decode_str(name).decode_utf8_lossy().to_lowercase();
             let value = percent_decode_str(value).decode_utf8_lossy();
             SECRET_PARAMETERS.contains(&name.as_str())
-                || ["prt_", SESSION_PREFIX].iter().any(|p| value.starts_with(p) && value.len() >= SECRET_CHARS_MIN)
+                || SECRET_PREFIXES.iter().any(|p| value.starts_with(p) && value.len() >= SECRET_CHARS_MIN)
         };
         if !self.query.split('&').any(is_secret) {
             return Ok(());
         }
         let detail = "a token does not belong into the address: it stands in logs now. Revoke it, make another one, and send it in the header Authorization";
-        Err(ApiError::new(StatusCode::BAD_REQUEST, "token_in_query", detail))
+        Err(ApiError::new(StatusCode::BAD_REQUEST, TOKEN_IN_QUERY, detail))
     }
 
     /// Health and metrics: open on loopback, elsewhere with any token.

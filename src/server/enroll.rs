@@ -39,6 +39,9 @@ pub async fn enroll(mut call: Call) -> Result<Response, ApiError> {
         name: request.name,
         tags: request.tags,
     };
+    // Few at one time, as with other secrets: wrong ones must not fill the database's queue.
+    let _permit = call.app.limits.checks.acquire().await.map_err(ApiError::internal)?;
+    call.refuse_locked_out(None)?;
     let enrolled = store.try_write(operation).await.inspect_err(|error| {
         if matches!(error, StoreError::JoinRefused(JOIN_UNKNOWN)) {
             call.app.limits.failed(call.block(), None);

@@ -4,6 +4,7 @@ use crate::protocol::http::{Candidate, Problem};
 use crate::protocol::ids::RequestId;
 use crate::protocol::plain::{PLAIN_CHARS_MAX, plain};
 use crate::protocol::spec::SpecError;
+use crate::secret::redacted;
 use crate::store::error::StoreError;
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -37,12 +38,12 @@ struct Listed {
 
 impl ApiError {
     /// An error with a stable `code` and a sentence that says what to do.
-    /// The sentence is cut to one line of [`PLAIN_CHARS_MAX`]: it may repeat what was sent.
+    /// The sentence is cut to one line of [`PLAIN_CHARS_MAX`], without tokens: it may repeat what was sent.
     pub fn new(status: StatusCode, code: &'static str, detail: impl AsRef<str>) -> Self {
         Self {
             status,
             code,
-            detail: plain(detail.as_ref(), PLAIN_CHARS_MAX),
+            detail: plain(&redacted(detail.as_ref()), PLAIN_CHARS_MAX),
             field: None,
             agents: None,
             retry_after: None,

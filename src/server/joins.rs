@@ -52,6 +52,12 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
     if call.app.tls.is_some() && !url.is_tls() {
         return Err(ApiError::field("server_url", "is an http:// address, but this server speaks TLS: say https://"));
     }
+    if !url.is_tls() && !url.is_loopback() {
+        let message = format!(
+            "would be {url}, where the secret and all commands travel in clear: name the proxy's https:// address, or start the server with --public-url"
+        );
+        return Err(ApiError::field("server_url", message));
+    }
     let pins = call.app.pins_for(&url);
     let tags = tags(request.tags, request.site)?;
     let store = &call.app.store;

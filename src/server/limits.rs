@@ -35,6 +35,10 @@ const CHECKS_AT_ONCE: usize = 4;
 pub const CODES_MAX: u32 = 5;
 /// For so long.
 pub const CODES_LOCKED: Duration = Duration::from_secs(15 * 60);
+/// Operators' sessions that one token may open at once: a person has a few devices, a script keeps its session.
+pub const LOGINS_BURST: u32 = 20;
+/// One more after each of these.
+pub const LOGINS_PERIOD: Duration = Duration::from_secs(10);
 /// Sessions that one agent may begin at once: its link may break again and again.
 pub const SESSIONS_BURST: u32 = 20;
 /// One more after each of these: a five-hundredth of what all agents may.
@@ -53,6 +57,7 @@ pub struct Limits {
     requests: Rate<i64>,
     addresses: Lockout<Block>,
     codes: Lockout<i64>,
+    logins: Rate<i64>,
     sessions: Rate<i64>,
     hellos: Lockout<(Block, AgentId)>,
     known: Mutex<HashMap<(Block, CredentialHash), Instant>>,
@@ -68,6 +73,7 @@ impl Default for Limits {
             requests: Rate::new(REQUESTS_BURST, REQUESTS_PERIOD, clock()),
             addresses: Lockout::new(FAILURES_MAX, LOCKED_OUT, clock()),
             codes: Lockout::new(CODES_MAX, CODES_LOCKED, clock()),
+            logins: Rate::new(LOGINS_BURST, LOGINS_PERIOD, clock()),
             sessions: Rate::new(SESSIONS_BURST, SESSIONS_PERIOD, clock()),
             hellos: Lockout::new(HELLOS_MAX, LOCKED_OUT, clock()),
             known: Mutex::default(),
@@ -122,6 +128,14 @@ impl Limits {
         self.requests.take(&token_seq)
     }
 
+    /// An operator's session is opened with a token.
+    ///
+    /// # Errors
+    /// Too many: how long to wait.
+    pub fn login(&self, token_seq: i64) -> Result<(), Duration> {
+        self.logins.take(&token_seq)
+    }
+
     /// For how long no one-time password of this token is looked at, if so.
     pub fn codes_locked(&self, token_seq: i64) -> Option<Duration> {
         self.codes.left(&token_seq)
@@ -145,10 +159,10 @@ impl Limits {
         self.hellos.left(&(block, agent)).is_none()
     }
 
-    /// A `hello` of an agent that is not known here. It counts for the address, too.
+    /// A `hello` of an agent that is not known here. It does not count for the address: after the loss of a database a whole
+    /// site's agents are not known, and are enrolled anew from there.
     pub fn unknown_agent(&self, block: Block, agent: AgentId) {
         self.hellos.failed(&(block, agent));
-        self.failed(block, None);
     }
 
     /// Whether this use of a token is to be stored: the first in that minute.
@@ -159,6 +173,7 @@ impl Limits {
     /// Forgets what is over.
     pub fn tidy(&self) {
         self.requests.tidy();
+        self.logins.tidy();
         self.addresses.tidy();
         self.codes.tidy();
         self.sessions.tidy();

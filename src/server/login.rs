@@ -23,6 +23,11 @@ pub async fn open(mut call: Call) -> Result<Response, ApiError> {
         let detail = "a session opens no other: send the token itself";
         return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
     }
+    // Owners too: each session is a row of the audit, which is kept for ever.
+    if let Err(wait) = call.app.limits.login(caller.bearer.seq) {
+        let detail = "this token opens too many sessions; use one of them, or come again";
+        return Err(ApiError::too_many("too_many_requests", detail, wait));
+    }
     let request: SessionRequest = call.json().await?;
     let totp_step =
         if caller.bearer.needs_code() { Some(step(&call, &caller, request.code.as_deref())?) } else { None };

@@ -5,6 +5,7 @@
 
 use super::attempt::NOBODY;
 use super::block::Block;
+use crate::protocol::ids::TokenId;
 use crate::store::audit::{Actor, Refuse};
 use crate::store::handle::Store;
 use std::collections::HashMap;
@@ -26,11 +27,13 @@ pub const KEYS_MAX: usize = 200;
 /// The code under which those are counted.
 const REST: &str = "various";
 
-/// The address, as far as one peer cannot change it at will, and the error's code. None: more than are told apart.
-type Key = Option<(Block, &'static str)>;
+/// The address, whose token it was, and the error's code. None: more than are told apart.
+type Key = Option<(Block, Option<TokenId>, &'static str)>;
 
 #[derive(Default)]
 struct Tally {
+    /// Who; none: nobody that is known.
+    actor: Option<Actor>,
     rows: u32,
     beyond: u64,
 }
@@ -55,13 +58,18 @@ impl Refusals {
     /// Writes a refused attempt, or counts it: when there were many, or when the database has too much to do or no room.
     pub fn note(&self, store: &Store, from: IpAddr, code: &'static str, refuse: Refuse) {
         let mut period = self.period();
-        let key = Some((Block::of(from), code));
-        let key = key.filter(|key| period.tallies.len() < KEYS_MAX || period.tallies.contains_key(&Some(*key)));
-        let room = period.rows < ROWS_OF_ALL_MAX;
+        // Strangers cannot use up the rows of those who are known: there are few of these.
+        let known = refuse.actor.token_id.map(|_| refuse.actor.clone());
+        let key = Some((Block::of(from), refuse.actor.token_id, code));
+        let fits = known.is_some() || period.tallies.len() < KEYS_MAX;
+        let key = key.filter(|key| fits || period.tallies.contains_key(&Some(*key)));
+        let stranger = known.is_none();
+        let room = known.is_some() || period.rows < ROWS_OF_ALL_MAX;
         let tally = period.tallies.entry(key).or_default();
+        tally.actor = known;
         if room && tally.rows < ROWS_MAX && store.watch.refusal().is_none() && store.offer(refuse) {
             tally.rows += 1;
-            period.rows += 1;
+            period.rows += u32::from(stranger);
         } else {
             tally.beyond += 1;
         }
@@ -71,9 +79,21 @@ impl Refusals {
     pub async fn count(&self, store: &Store) {
         let period = std::mem::take(&mut *self.period());
         for (key, tally) in period.tallies.into_iter().filter(|(_, tally)| tally.beyond > 0) {
-            let (peer, code) = key.map_or((None, REST), |(block, code)| (Some(block.to_string()), code));
+            let (peer, code) = key.map_or((None, REST), |(block, _, code)| (Some(block.to_string()), code));
             let detail = serde_json::json!({ "code": code, "count": tally.beyond });
-            let actor = Actor::nobody(NOBODY, peer);
+            if let Some(why) = store.watch.refusal() {
+                tracing::warn!(
+                    count = tally.beyond,
+                    code,
+                    why,
+                    "refused attempts are not in the audit, for want of space"
+                );
+                continue;
+            }
+            let actor = match tally.actor {
+                Some(actor) => Actor { peer, ..actor },
+                None => Actor::nobody(NOBODY, peer),
+            };
             let refuse = Refuse { actor, action: "and more".to_owned(), target: None, detail };
             if let Err(error) = store.write(refuse).await {
                 tracing::warn!(count = tally.beyond, code, %error, "refused attempts could not be written into the audit");

@@ -92,13 +92,13 @@ impl Store {
         limit: u32,
         scope: Scope,
     ) -> Result<Vec<AgentRow>, StoreError> {
-        const AFTER: &str = "SELECT seq FROM agents WHERE id = ?1";
+        const AFTER: &str = concat!("SELECT seq FROM agents WHERE id = ?1 AND ", in_scope!("agents.tags", "?2"));
         self.read(move |conn| {
             let after = match after {
                 None => 0,
                 Some(id) => conn
                     .prepare_cached(AFTER)?
-                    .query_row([id.as_bytes()], |row| row.get(0))
+                    .query_row((id.as_bytes(), scope.to_json()), |row| row.get(0))
                     .optional()?
                     .ok_or_else(|| StoreError::NotFound { what: "agent", key: id.to_string() })?,
             };

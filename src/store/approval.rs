@@ -26,6 +26,8 @@ struct Held {
     by: String,
     needed: bool,
     approved: bool,
+    /// The submitter's token was revoked since.
+    revoked: bool,
 }
 
 impl ApproveCommand {
@@ -46,6 +48,11 @@ impl ApproveCommand {
         }
         if !command.approved {
             self.check_person(apply, &command)?;
+            if command.revoked {
+                let why =
+                    format!("the token of {} was revoked: cancel it, and submit it anew if it is wanted", command.by);
+                return Err(StoreError::Conflict(why));
+            }
             let held: Vec<DeliveryRow> =
                 apply.conn.prepare_cached(HELD)?.query_map([command.seq], delivery_row)?.collect::<Result<_, _>>()?;
             if held.is_empty() {
@@ -66,7 +73,7 @@ impl ApproveCommand {
 
     fn find(&self, apply: &Apply<'_>) -> Result<Held, StoreError> {
         const COMMAND: &str = concat!(
-            "SELECT c.seq, c.token_seq, t.name, c.approval, c.approved_ms IS NOT NULL \
+            "SELECT c.seq, c.token_seq, t.name, c.approval, c.approved_ms IS NOT NULL, t.revoked_ms IS NOT NULL \
              FROM commands c JOIN tokens t ON t.seq = c.token_seq WHERE c.id = ?1 AND NOT EXISTS ( \
                  SELECT 1 FROM deliveries d JOIN agents a ON a.seq = d.agent_seq WHERE d.command_seq = c.seq AND NOT (",
             in_scope!("a.tags", "?2"),
@@ -79,6 +86,7 @@ impl ApproveCommand {
                 by: row.get(2)?,
                 needed: row.get(3)?,
                 approved: row.get(4)?,
+                revoked: row.get(5)?,
             })
         };
         let found = apply

@@ -56,6 +56,7 @@ impl Cancel {
         let mut response = CancelResponse { id: self.command, cancelled: 0, requested: 0, ended: 0 };
         let cause = format!("cancelled by {}", self.actor.name);
         let because = Because { cause: Some(&self.actor.name), reason: Some(&cause), ..Because::default() };
+        let mut marked = 0;
         for mut row in rows {
             if row.state.is_terminal() {
                 response.ended += 1;
@@ -65,14 +66,16 @@ impl Cancel {
             } else {
                 response.requested += 1;
                 if !row.cancel_requested {
+                    marked += 1;
                     apply.conn.prepare_cached(MARK)?.execute((row.seq, apply.now_ms))?;
                     record(apply, &row, "cancel_requested", None, &because)?;
                     apply.touched.agents.insert(row.agent_seq);
                 }
             }
         }
-        if response.cancelled + response.requested > 0 {
-            let detail = serde_json::json!({ "cancelled": response.cancelled, "requested": response.requested });
+        // A repetition changes nothing and is not told again.
+        if response.cancelled + marked > 0 {
+            let detail = serde_json::json!({ "cancelled": response.cancelled, "requested": marked });
             audit::record(apply, &self.actor, "command.cancel", &self.command, &detail)?;
         }
         Ok(Cancelled { response })

@@ -12,6 +12,7 @@ use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
 use crate::protocol::spec::Spec;
 use crate::protocol::state::State;
+use crate::secret::{hex, sha256};
 use rusqlite::{OptionalExtension, Row};
 use std::collections::BTreeSet;
 
@@ -154,11 +155,17 @@ impl Enqueue {
         let text = &self.document[..self.document.floor_char_boundary(AUDIT_SPEC_BYTES_MAX)];
         let named = targets.iter().take(AUDIT_AGENTS_MAX);
         let named: Vec<_> = named.map(|target| serde_json::json!({ "id": target.id, "name": target.name })).collect();
+        // Of all of them, in the order of their ids: who was reached can be checked later, though not all are named.
+        let mut ids: Vec<[u8; 16]> = targets.iter().map(|target| *target.id.as_bytes()).collect();
+        ids.sort_unstable();
+        let ids = ids.concat();
         let mut detail = serde_json::json!({
             "spec_sha256": text_hash(&self.document),
             "spec": text,
             "agents": named,
             "agent_count": targets.len(),
+            "targets": self.targets.told(),
+            "agents_sha256": hex(&sha256(&ids)),
             "held": held,
         });
         if text.len() < self.document.len() {
@@ -238,6 +245,15 @@ fn target(row: &Row<'_>) -> rusqlite::Result<Target> {
 }
 
 impl Selector {
+    /// As the audit tells it: what was asked, not whom it reached.
+    fn told(&self) -> serde_json::Value {
+        match self {
+            Self::Agents(_) => "agents".into(),
+            Self::Tags(tags) => serde_json::json!({ "tags": tags }),
+            Self::All => "all".into(),
+        }
+    }
+
     /// The agents that it means, each once. Named ones in the order of the names, others in that of their rows, without
     /// those that are pending.
     ///

@@ -51,11 +51,14 @@ impl OpenLogin {
     /// Uses the password up. False: it was used before, or the token is good no longer or now asks for one.
     ///
     /// # Errors
-    /// SQLite's.
+    /// `Quota`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<bool, StoreError> {
         const USE: &str = "UPDATE tokens SET totp_step = ?2 WHERE seq = ?1 AND revoked_ms IS NULL AND totp IS NOT NULL AND totp_step < ?2";
         const PLAIN: &str =
             "SELECT 1 FROM tokens WHERE seq = ?1 AND revoked_ms IS NULL AND (totp IS NULL OR totp_step = 0)";
+        if let Some(why) = apply.quota {
+            return Err(StoreError::Quota(why.to_owned()));
+        }
         let good = match self.totp_step {
             Some(step) => apply.conn.prepare_cached(USE)?.execute((self.actor.token_seq, step))? == 1,
             None => {

@@ -157,6 +157,23 @@ async fn only_another_person_who_reaches_all_of_it_approves() {
 }
 
 #[tokio::test]
+async fn what_a_revoked_token_submitted_is_not_approved() {
+    let server = server().await;
+    for name in ["web-1", "web-2"] {
+        Identity::enroll(&server.api, name).await;
+    }
+    let made = server.api.call("POST", "/api/tokens", json!({ "name": "tim", "role": "technician" })).await.json();
+    let tim = Api { url: server.api.url.clone(), token: made["token"].as_str().unwrap().to_owned() };
+    let command = submit(&tim, &["web-1", "web-2"], 60).await;
+    let path = format!("/api/tokens/{}", made["id"].as_str().unwrap());
+    assert_eq!(server.api.call("DELETE", &path, Value::Null).await.status, 200);
+    let reply = approve(&server.api, &command).await;
+    assert_eq!(reply.problem(), (409, "conflict".to_owned()));
+    assert_eq!(held(&server.api.command(&id(&command)).await), 2);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_held_expires_is_cancelled_and_is_ended_by_a_revocation_like_the_rest() {
     let server = server().await;
     let api = &server.api;

@@ -6,6 +6,8 @@ use crate::harness::process::ServerProcess;
 use crate::harness::raw_agent::Identity;
 use crate::harness::server::TestServer;
 use postrider::protocol::audit::{AuditResponse, ChainCheck};
+use postrider::protocol::ids::AgentId;
+use postrider::secret::{hex, sha256};
 use postrider::store::enqueue::{AUDIT_AGENTS_MAX, AUDIT_SPEC_BYTES_MAX};
 use postrider::store::handle::DATABASE_FILE;
 use rusqlite::Connection;
@@ -86,16 +88,18 @@ async fn a_submission_is_told_in_full_and_within_limits() {
     let rows = rows(api).await;
     let [first, second] = &rows[rows.len() - 2..] else { panic!("{rows:?}") };
     assert_eq!(first["target"], small["id"]);
-    let sha256 = |spec: &Value| postrider::protocol::audit::text_hash(spec.as_str().unwrap());
+    let spec_sha256 = |spec: &Value| postrider::protocol::audit::text_hash(spec.as_str().unwrap());
     let expected = json!({
-        "spec_sha256": sha256(&small["spec"]), "spec": small["spec"], "note": "ticket 1",
-        "agents": [{ "id": ids[0], "name": "web-0" }], "agent_count": 1, "held": false,
+        "spec_sha256": spec_sha256(&small["spec"]), "spec": small["spec"], "note": "ticket 1",
+        "agents": [{ "id": ids[0], "name": "web-0" }], "agent_count": 1, "held": false, "targets": "agents",
+        "agents_sha256": hex(&sha256(ids[0].parse::<AgentId>().unwrap().as_bytes())),
     });
     assert_eq!(first["detail"], expected);
     let detail = &second["detail"];
     assert_eq!((&detail["cut"], &detail["agent_count"]), (&json!(true), &json!(AUDIT_AGENTS_MAX + 1)));
+    assert_eq!(detail["targets"], "all");
     assert_eq!(detail["agents"].as_array().unwrap().len(), AUDIT_AGENTS_MAX);
-    assert_eq!(detail["spec_sha256"], sha256(&large["spec"]));
+    assert_eq!(detail["spec_sha256"], spec_sha256(&large["spec"]));
     let kept = detail["spec"].as_str().unwrap();
     assert!(kept.len() <= AUDIT_SPEC_BYTES_MAX && kept.len() > AUDIT_SPEC_BYTES_MAX - 4);
     assert!(large["spec"].as_str().unwrap().starts_with(kept));

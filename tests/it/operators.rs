@@ -92,6 +92,7 @@ async fn outside_of_its_scope_a_token_finds_nothing_and_cannot_tell_that_there_i
         (&theirs, &unknown_command, "GET", "/api/commands/KEY/events"),
         (&theirs, &unknown_command, "POST", "/api/commands/KEY/cancel"),
         (&theirs, &unknown_command, "GET", "/api/commands?before=KEY"),
+        (&munich, &unknown_agent, "GET", "/api/agents?after=KEY"),
     ];
     for (there, not_there, method, path) in same {
         let mut texts = Vec::new();

@@ -240,3 +240,13 @@ async fn a_real_agent_says_what_it_waits_for_and_comes_in_when_it_is_approved() 
     agent.process.kill();
     server.stop().await;
 }
+
+#[tokio::test]
+async fn no_join_string_sends_secrets_over_a_wire_in_clear() {
+    let server = TestServer::start().await;
+    for (url, status) in [("http://msp.example:7717", 422), ("http://127.0.0.1:7", 201), ("https://msp.example", 201)] {
+        let reply = server.api.call("POST", "/api/join", json!({ "server_url": url })).await;
+        assert_eq!(reply.status, status, "{url}: {:?}", String::from_utf8_lossy(&reply.body));
+    }
+    server.stop().await;
+}

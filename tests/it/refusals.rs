@@ -131,6 +131,42 @@ async fn agents_that_are_turned_away_are_told() {
 }
 
 #[tokio::test]
+async fn a_token_in_the_wrong_place_is_told_without_it() {
+    let server = TestServer::start().await;
+    let (api, data) = (&server.api, server.data.path());
+    let vic = operator(api, "vic", json!({ "role": "viewer" })).await.api;
+    for (api, method, path) in [
+        (&vic, "DELETE", format!("/api/tokens/{}", api.token)),
+        (api, "DELETE", format!("/api/tokens/{}", api.token)),
+        (api, "POST", format!("/api/nothing/{}", api.token)),
+        (api, "POST", format!("/api/nothing/%70rt_{}", &api.token[4..])),
+        (api, "GET", format!("/api/agents?token={}", api.token)),
+    ] {
+        let reply = api.call(method, &path, Value::Null).await;
+        assert!(reply.status.is_client_error(), "{method} {path}");
+        let text = String::from_utf8(reply.body).unwrap();
+        assert!(!text.contains(&server.api.token[4..]), "{text}");
+    }
+    let rows = after(data, 5).await;
+    assert_eq!(rows.last().unwrap().5["code"], "token_in_query");
+    let told = format!("{rows:?}");
+    assert!(told.contains("prt_[redacted]") && !told.contains(&server.api.token[4..]), "{told}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_looks_beyond_a_scope_is_told() {
+    let server = TestServer::start().await;
+    let ann = operator(&server.api, "ann", json!({ "role": "viewer", "scope": { "site": ["berlin"] } })).await.api;
+    Identity::enroll(&server.api, "m-1").await;
+    assert_eq!(ann.call("GET", "/api/agents/m-1", Value::Null).await.status, 404);
+    let rows = after(server.data.path(), 1).await;
+    let (who, _, _, action, _, detail) = &rows[0];
+    assert_eq!((who.as_str(), action.as_str(), &detail["asked"]), ("ann", "GET /api/agents/{agent}", &json!("m-1")));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_flood_is_counted_and_not_written_row_by_row() {
     let server = TestServer::start().await;
     let (vic, data) = (operator(&server.api, "vic", json!({ "role": "viewer" })).await.api, server.data.path());
@@ -146,7 +182,7 @@ async fn a_flood_is_counted_and_not_written_row_by_row() {
     let rows = refused(data);
     assert_eq!(rows.len(), ROWS_MAX as usize + 2);
     let (who, _, peer, action, target, detail) = rows.last().unwrap();
-    assert_eq!((who.as_str(), peer.as_deref(), action.as_str()), ("nobody", Some("127.0.0.1"), "and more"));
+    assert_eq!((who.as_str(), peer.as_deref(), action.as_str()), ("vic", Some("127.0.0.1"), "and more"));
     assert_eq!((target, detail), (&None, &json!({ "code": "role_too_low", "count": 7 })));
     // A fresh minute has fresh room, and what is counted when the server stops is not lost.
     for _ in 0..ROWS_MAX + 1 {

@@ -4,6 +4,7 @@ use crate::harness::api::Reply;
 use crate::harness::eventually::eventually;
 use crate::harness::operators::{Browser, audited, enroll_at, operator, with_token};
 use crate::harness::server::TestServer;
+use postrider::server::limits::LOGINS_BURST;
 use serde_json::{Value, json};
 
 fn unauthorized(reply: &Reply, code: &str) {
@@ -172,6 +173,25 @@ async fn revoking_a_token_ends_its_sessions_and_what_they_hold_open() {
     }
     unauthorized(&browser.send("GET", "/api/agents", &[], Value::Null).await, "session_ended");
     unauthorized(&bearer.call("GET", "/api/agents", Value::Null).await, "session_ended");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_opens_only_so_many_sessions() {
+    let server = TestServer::start().await;
+    let vic = operator(&server.api, "vic", json!({ "role": "viewer" })).await.api;
+    for api in [&vic, &server.api] {
+        let mut refused = 0;
+        for _ in 0..LOGINS_BURST + 5 {
+            let reply = api.call("POST", "/api/session", Value::Null).await;
+            if reply.status != 201 {
+                assert_eq!(reply.problem(), (429, "too_many_requests".to_owned()));
+                refused += 1;
+            }
+        }
+        assert!(refused > 0, "its audit rows would fill the disk");
+        assert_eq!(api.call("GET", "/api/agents", Value::Null).await.status, 200);
+    }
     server.stop().await;
 }
 
