@@ -144,7 +144,8 @@ async fn only_another_person_who_reaches_all_of_it_approves() {
     let again = token(api, "ann", "technician", json!({})).await;
     assert_eq!(approve(&again, &command).await.problem(), (403, "same_person".to_owned()));
     assert_eq!(held(&api.command(&id(&command)).await), 2);
-    // The submitter is gone; what was submitted is there, and others may approve it.
+    // Another's may be approved by whoever reaches all of it.
+    let command = submit(&carl, &["a", "b"], 3600).await;
     assert_eq!(approve(&both, &command).await.status, 200);
     // A maker may approve what those do whom it made tokens for.
     let command = submit(&carl, &["a", "b"], 3600).await;

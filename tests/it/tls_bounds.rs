@@ -134,7 +134,8 @@ fn audited(data: &Path) -> String {
 async fn join_forwarded(api: &Api, forwarded: &str) {
     let bearer = format!("Bearer {}", api.token);
     let headers = [("authorization", bearer.as_str()), ("x-forwarded-for", forwarded)];
-    assert_eq!(api.request("POST", "/api/join", &headers, b"{}".to_vec()).await.status, 201);
+    let body = br#"{"server_url": "https://msp.example"}"#.to_vec();
+    assert_eq!(api.request("POST", "/api/join", &headers, body).await.status, 201);
 }
 
 #[tokio::test]

@@ -69,16 +69,18 @@ impl Rows {
         self.0.iter_mut().filter(move |row| row.agent == agent)
     }
 
-    /// Cancelled now, asked for, ended before.
-    pub fn cancel(&mut self, command: usize) -> [u64; 3] {
-        let mut answer = [0; 3];
+    /// Cancelled now, asked for, ended before; and whether any of it is new.
+    pub fn cancel(&mut self, command: usize) -> ([u64; 3], bool) {
+        let (mut answer, mut new) = ([0; 3], false);
         for row in self.0.iter_mut().filter(|row| row.command == command) {
             let which = match row.state {
                 State::Queued if !row.in_doubt => {
                     row.end(State::Cancelled, true);
+                    new = true;
                     0
                 }
                 State::Queued | State::Accepted | State::Running => {
+                    new |= !row.cancel;
                     row.cancel = true;
                     1
                 }
@@ -86,7 +88,7 @@ impl Rows {
             };
             answer[which] += 1;
         }
-        answer
+        (answer, new)
     }
 
     pub fn look(&mut self, agent: usize, window: usize, in_flight: &HashSet<DeliveryId>, now_ms: i64) -> Look {
