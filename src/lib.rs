@@ -10,12 +10,14 @@ pub mod bell;
 pub mod clock;
 pub mod crash;
 pub mod http_client;
+pub mod open_files;
 pub mod pin;
 pub mod seal;
 pub mod secret;
 pub mod tasks;
 pub mod tls;
 pub mod uptime;
+pub mod usage;
 pub mod websocket;
 
 // Floor 1: the words that both ends share. No I/O.
@@ -28,3 +30,6 @@ pub mod store;
 pub mod agent;
 pub mod cli;
 pub mod server;
+
+// Floor 4: measures the others from outside, as strangers with many hands. Nobody imports it.
+pub mod bench;

@@ -2,9 +2,11 @@
 
 use clap::Parser;
 use postrider::agent::config::{AgentConfig, STARTS_PER_MINUTE_DEFAULT};
+use postrider::bench;
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
 use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
+use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
@@ -34,18 +36,22 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Serve(args) => role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, stop)),
         Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
-        verb => {
-            let code = match runtime(Builder::new_current_thread()) {
-                Ok(runtime) => {
-                    let ended = runtime.block_on(dispatch(verb));
-                    runtime.shutdown_background();
-                    ended.unwrap_or_else(|error| tell(&error))
-                }
-                Err(error) => fail(&error),
-            };
-            ExitCode::from(code)
-        }
+        Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
+        verb => client(Builder::new_current_thread(), dispatch(verb)),
     }
+}
+
+/// A verb that uses a server, until it ends by itself.
+fn client(builder: Builder, verb: impl Future<Output = Result<u8, CliError>>) -> ExitCode {
+    let code = match runtime(builder) {
+        Ok(runtime) => {
+            let ended = runtime.block_on(verb);
+            runtime.shutdown_background();
+            ended.unwrap_or_else(|error| tell(&error))
+        }
+        Err(error) => fail(&error),
+    };
+    ExitCode::from(code)
 }
 
 /// The agent's child that runs one command.

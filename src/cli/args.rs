@@ -1,7 +1,7 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, audit, authority, cancel, commands, completions, demo, duration, join, login, output, run, show,
+    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, output, run, show,
     tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
@@ -74,6 +74,8 @@ pub enum Verb {
     Audit(audit::AuditArgs),
     /// Remember a server and a token for this user
     Login(login::LoginArgs),
+    /// Measure what a server on this host can do
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }

@@ -89,6 +89,11 @@ impl ApiClient {
         &self.url
     }
 
+    /// Whom it trusts.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
     /// `GET`, and the answer's JSON.
     ///
     /// # Errors
@@ -211,7 +216,8 @@ impl ApiClient {
         }
     }
 
-    fn authorization(&self) -> String {
+    /// The header `Authorization` of each call. It holds the token.
+    pub fn authorization(&self) -> String {
         format!("Bearer {}", self.token.expose())
     }
 

@@ -2,7 +2,7 @@
 
 use super::agents;
 use super::client::ApiClient;
-use super::demo_children::Site;
+use super::children::Site;
 use super::error::{About, CliError};
 use super::follow::{Followed, Show, follow};
 use super::interrupt::Interrupts;
@@ -63,8 +63,8 @@ pub async fn run(args: DemoArgs) -> Result<u8, CliError> {
     let request = request(&args)?;
     let mut interrupts = Interrupts::new()
         .and_then(Interrupts::and_hangup)
-        .map_err(|error| CliError::Demo(format!("cannot listen for Ctrl-C: {error}")))?;
-    let mut site = Site::new()?;
+        .map_err(|error| CliError::Child(format!("cannot listen for Ctrl-C: {error}")))?;
+    let mut site = Site::new("postrider-demo-", &std::env::temp_dir())?;
     let played = tokio::select! {
         played = play(&mut site, &args, &request) => played,
         () = interrupts.next() => Err(CliError::Interrupted),
@@ -108,14 +108,14 @@ async fn play(site: &mut Site, args: &DemoArgs, request: &SubmitRequest) -> Resu
     let look = Look::stderr();
     let begun = Instant::now();
     out::note("starting the server …");
-    let client = site.start_server().await?;
+    let client = site.start_server(&["--listen", "127.0.0.1:0"]).await?;
     out::note(&format!("  {}  (data in {})", client.url(), site.data().display()));
     let join = JoinRequest { uses: Some(args.agents), expires_s: Some(JOIN_SECS), ..JoinRequest::default() };
     let join: JoinResponse = client.post("/api/join", &join, None, About::Joins).await?;
-    let join = join.join.ok_or_else(|| CliError::Demo("the server showed no join string".to_owned()))?;
+    let join = join.join.ok_or_else(|| CliError::Child("the server showed no join string".to_owned()))?;
     out::note(&format!("starting {} …", counted(args.agents)));
     for number in 1..=args.agents {
-        site.start_agent(&format!("demo-{number}"), &join)?;
+        site.start_agent(&format!("demo-{number}"), &["--tag", "site=demo"], &join)?;
     }
     all_online(site, &client, args.agents).await?;
     out::note(&format!("  {0} of {0} online, {1} ms after the start", args.agents, begun.elapsed().as_millis()));

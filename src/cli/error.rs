@@ -112,9 +112,9 @@ pub enum CliError {
     /// The number of agents was asked for, and the answer was another.
     #[error("not confirmed: nothing was submitted")]
     Unconfirmed,
-    /// A part of the demo did not come up.
-    #[error("demo: {0}")]
-    Demo(String),
+    /// A server or agent of our own did not come up.
+    #[error("{0}")]
+    Child(String),
 }
 
 impl CliError {
@@ -136,7 +136,7 @@ impl CliError {
             | CliError::Stdin(_)
             | CliError::Stdout(_)
             | CliError::Unconfirmed
-            | CliError::Demo(_) => EXIT_FAILED,
+            | CliError::Child(_) => EXIT_FAILED,
         }
     }
 

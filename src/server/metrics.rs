@@ -2,8 +2,13 @@
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::state::State;
-use crate::store::handle::Counter as StoreCounter;
+use crate::store::handle::{Committed, Counter as StoreCounter};
+use crate::usage::Usage;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -29,6 +34,7 @@ pub struct Metrics {
     accept_seconds: Histogram,
     commit_seconds: Histogram,
     commit_batch_size: Histogram,
+    commit_rows: Counter,
     http_requests: Family<Labels, Counter>,
     refused: Family<Labels, Counter>,
 }
@@ -38,7 +44,7 @@ impl Default for Metrics {
         // 0.1 ms to 52 s by doubling: from an fsync on a fast disk to a deadline.
         let seconds = || Histogram::new(exponential_buckets(0.0001, 2.0, 20));
         let mut metrics = Self {
-            registry: Registry::with_prefix("postrider"),
+            registry: Registry::default(),
             agents_connected: Gauge::default(),
             outbox_deliveries: Gauge::default(),
             deliveries: Family::default(),
@@ -48,10 +54,12 @@ impl Default for Metrics {
             accept_seconds: seconds(),
             commit_seconds: seconds(),
             commit_batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
+            commit_rows: Counter::default(),
             http_requests: Family::default(),
             refused: Family::default(),
         };
-        let registry = &mut metrics.registry;
+        metrics.registry.register_collector(Box::new(Process));
+        let registry = metrics.registry.sub_registry_with_prefix("postrider");
         registry.register("agents_connected", "Agents with a session", metrics.agents_connected.clone());
         registry.register("outbox_deliveries", "Deliveries in the outbox", metrics.outbox_deliveries.clone());
         registry.register("deliveries", "Deliveries that moved to a state", metrics.deliveries.clone());
@@ -69,10 +77,33 @@ impl Default for Metrics {
         registry.register("accept_seconds", "Committed to journaled by the agent", metrics.accept_seconds.clone());
         registry.register("commit_seconds", "Duration of a commit", metrics.commit_seconds.clone());
         registry.register("commit_batch_size", "Operations in a commit", metrics.commit_batch_size.clone());
+        registry.register("commit_rows", "Rows that commits wrote", metrics.commit_rows.clone());
         registry.register("http_requests", "HTTP requests by route and status", metrics.http_requests.clone());
         registry.register("refused", "HTTP requests answered with a problem, by its code", metrics.refused.clone());
         registry.register("build", "Build", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         metrics
+    }
+}
+
+/// What this process uses, under the names that all processes have.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let usage = Usage::now();
+        let cpu = ConstCounter::new(usage.cpu.as_secs_f64());
+        let kind = cpu.metric_type();
+        cpu.encode(encoder.encode_descriptor("process_cpu_seconds", "CPU time used", None, kind)?)?;
+        let gauges = [
+            ("process_resident_memory_bytes", "Resident memory", usage.resident_bytes),
+            ("process_resident_memory_max_bytes", "The most resident memory that ever was", usage.resident_bytes_max),
+        ];
+        for (name, help, bytes) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 
@@ -119,9 +150,10 @@ pub struct StoreMetrics(
 );
 
 impl StoreCounter for StoreMetrics {
-    fn committed(&self, operations: usize, took: Duration) {
-        self.0.commit_seconds.observe(took.as_secs_f64());
-        self.0.commit_batch_size.observe(f64::from(u32::try_from(operations).unwrap_or(u32::MAX)));
+    fn committed(&self, commit: Committed) {
+        self.0.commit_seconds.observe(commit.took.as_secs_f64());
+        self.0.commit_batch_size.observe(f64::from(u32::try_from(commit.operations).unwrap_or(u32::MAX)));
+        self.0.commit_rows.inc_by(commit.rows);
     }
 
     fn moved(&self, state: State) {

@@ -6,7 +6,7 @@
 
 use super::disk::Disk;
 use super::error::StoreError;
-use super::handle::Watch;
+use super::handle::{Committed, Watch};
 use super::op::{Apply, Done, Op};
 use crate::clock::Clock;
 use crate::crash;
@@ -92,7 +92,8 @@ impl Committer {
                 Ok(_) => {
                     touched.crash_point("store.committed");
                     // A group that changed nothing, such as a look that found nothing, needs no fsync and is not counted.
-                    let written = (self.conn.total_changes() != changes).then(|| (batch.len(), begun.elapsed()));
+                    let (operations, rows) = (batch.len(), self.conn.total_changes() - changes);
+                    let written = (rows > 0).then(|| Committed { operations, rows, took: begun.elapsed() });
                     self.watch.committed(written, &touched);
                     None
                 }

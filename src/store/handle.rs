@@ -23,10 +23,21 @@ use tokio_util::sync::CancellationToken;
 /// The database's file name in the data folder.
 pub const DATABASE_FILE: &str = "postrider.db";
 
+/// A group that was committed.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    /// How many operations.
+    pub operations: usize,
+    /// How many rows they wrote.
+    pub rows: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
 /// Counts what was committed. The server puts its metrics behind it.
 pub trait Counter: Send + Sync {
-    /// A group was committed: how many operations, and how long it took.
-    fn committed(&self, operations: usize, took: Duration);
+    /// A group was committed.
+    fn committed(&self, commit: Committed);
     /// A delivery moved to this state.
     fn moved(&self, state: State);
     /// A delivery was accepted this long after its commit, in milliseconds.
@@ -60,14 +71,14 @@ impl Watch {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Rings and counts for a committed group: how many operations it had and how long it took, if it wrote anything.
-    pub fn committed(&self, written: Option<(usize, Duration)>, touched: &Touched) {
+    /// Rings and counts for a committed group, if it wrote anything.
+    pub fn committed(&self, written: Option<Committed>, touched: &Touched) {
         touched.agents.iter().for_each(|agent| self.agents.ring(*agent));
         touched.commands.iter().for_each(|command| self.commands.ring(*command));
         touched.ends.iter().for_each(|command| self.ends.ring(*command));
         touched.tokens.iter().for_each(|token| self.tokens.ring(*token));
-        if let Some((operations, took)) = written {
-            self.counter.committed(operations, took);
+        if let Some(commit) = written {
+            self.counter.committed(commit);
         }
         touched.states.iter().for_each(|state| self.counter.moved(*state));
         touched.accept_ms.iter().for_each(|after_ms| self.counter.accepted(*after_ms));

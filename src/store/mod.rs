@@ -26,6 +26,7 @@ pub mod pool;
 pub mod progress;
 pub mod reap;
 pub mod retain;
+pub mod seed;
 pub mod session;
 pub mod tokens;
 pub mod totp;

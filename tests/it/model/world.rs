@@ -19,7 +19,7 @@ use postrider::store::disk::DiskLimits;
 use postrider::store::enqueue::{Enqueue, Selector};
 use postrider::store::enroll::Enroll;
 use postrider::store::error::StoreError;
-use postrider::store::handle::{Counter, DATABASE_FILE, Store, StoreThread};
+use postrider::store::handle::{Committed, Counter, DATABASE_FILE, Store, StoreThread};
 use postrider::store::joins::CreateJoin;
 use postrider::store::op::{Close, Operation};
 use postrider::store::reap::Reap;
@@ -47,8 +47,8 @@ type Groups = Arc<Mutex<Vec<usize>>>;
 struct Counted(Groups);
 
 impl Counter for Counted {
-    fn committed(&self, operations: usize, _: Duration) {
-        self.0.lock().unwrap().push(operations);
+    fn committed(&self, commit: Committed) {
+        self.0.lock().unwrap().push(commit.operations);
     }
 
     fn moved(&self, _: State) {}

@@ -1,7 +1,7 @@
-//! The demo's processes: a server and agents as children of this one, in a temporary folder.
+//! A server and agents as children of this process, in a temporary folder: for the demo and the load generator.
 //!
 //! Each child's standard input is a pipe that we hold: when it ends, by our will or by our death, the child stops.
-//! So nothing is left behind, not even after `kill -9` of the demo.
+//! So nothing is left behind, not even after `kill -9` of this process.
 
 use super::access;
 use super::client::ApiClient;
@@ -19,6 +19,8 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// How long children may take to stop by themselves before they are killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// The server's name among the children.
+const SERVER: &str = "server";
 /// How much of a log is shown when a child fails, in lines.
 const LOG_LINES: usize = 20;
 
@@ -39,16 +41,16 @@ pub struct Site {
 }
 
 impl Site {
-    /// An empty one.
+    /// An empty one, in a folder whose name begins with `prefix` in `parent`.
     ///
     /// # Errors
-    /// [`CliError::Demo`].
-    pub fn new() -> Result<Self, CliError> {
+    /// [`CliError::Child`].
+    pub fn new(prefix: &str, parent: &Path) -> Result<Self, CliError> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix("postrider-demo-");
+        builder.prefix(prefix);
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-        let folder = builder.tempdir().map_err(|error| failed("cannot make a temporary folder", &error))?;
+        let folder = builder.tempdir_in(parent).map_err(|error| failed("cannot make a temporary folder", &error))?;
         let program = std::env::current_exe().map_err(|error| failed("cannot find our own program", &error))?;
         Ok(Self { folder, program, parts: Vec::new() })
     }
@@ -63,15 +65,15 @@ impl Site {
         self.folder.path().join("server")
     }
 
-    /// Starts the server on a free port and waits until it answers.
+    /// Starts the server with these flags and waits until it answers.
     ///
     /// # Errors
-    /// [`CliError::Demo`] with the end of its log.
-    pub async fn start_server(&mut self) -> Result<ApiClient, CliError> {
+    /// [`CliError::Child`] with the end of its log.
+    pub async fn start_server(&mut self, flags: &[&str]) -> Result<ApiClient, CliError> {
         let data = self.data();
         let mut command = Command::new(&self.program);
-        command.arg("serve").arg("--data").arg(&data).args(["--listen", "127.0.0.1:0", "--exit-with-stdin"]);
-        self.start("server", command)?;
+        command.arg("serve").arg("--data").arg(&data).arg("--exit-with-stdin").args(flags);
+        self.start(SERVER, command)?;
         let late = Instant::now() + START_MAX;
         loop {
             if let Ok(client) = access::of_folder(&data)
@@ -87,14 +89,25 @@ impl Site {
         }
     }
 
-    /// Starts an agent. The join string goes through the environment: arguments are for everyone to see.
+    /// Ends the server: in order, or as a crash would. The agents stay.
+    pub async fn end_server(&mut self, crash: bool) {
+        let Some(at) = self.parts.iter().position(|part| part.name == SERVER) else { return };
+        let mut part = self.parts.remove(at);
+        drop(part.child.stdin.take());
+        if crash || timeout(STOP_MAX, part.child.wait()).await.is_err() {
+            // Fails for one that has ended, which is as well.
+            let _ = part.child.kill().await;
+        }
+    }
+
+    /// Starts an agent with these flags. The join string goes through the environment: arguments are for everyone to see.
     ///
     /// # Errors
-    /// [`CliError::Demo`].
-    pub fn start_agent(&mut self, name: &str, join: &str) -> Result<(), CliError> {
+    /// [`CliError::Child`].
+    pub fn start_agent(&mut self, name: &str, flags: &[&str], join: &str) -> Result<(), CliError> {
         let mut command = Command::new(&self.program);
-        command.arg("agent").arg("--data").arg(self.folder.path().join(name));
-        command.args(["--name", name, "--tag", "site=demo", "--exit-with-stdin"]).env("POSTRIDER_JOIN", join);
+        command.arg("agent").arg("--data").arg(self.folder.path().join(name)).args(["--name", name]);
+        command.args(flags).arg("--exit-with-stdin").env("POSTRIDER_JOIN", join);
         self.start(name, command)
     }
 
@@ -104,20 +117,21 @@ impl Site {
         let file = std::fs::File::create(&log).map_err(cannot)?;
         let copy = file.try_clone().map_err(cannot)?;
         command.stdin(Stdio::piped()).stdout(file).stderr(copy).kill_on_drop(true);
-        // Of the caller's surroundings nothing may decide where the demo's parts live.
+        // Of the caller's surroundings nothing may decide where our parts live.
         command.env_remove("POSTRIDER_DATA").env_remove("POSTRIDER_SERVER").env_remove("POSTRIDER_TOKEN");
         // A Ctrl-C in the terminal is ours to act on, in our order.
         #[cfg(unix)]
         command.process_group(0);
         let child = command.spawn().map_err(cannot)?;
-        self.parts.push(Part { name: name.to_owned(), child, log });
+        let at = if name == SERVER { 0 } else { self.parts.len() };
+        self.parts.insert(at, Part { name: name.to_owned(), child, log });
         Ok(())
     }
 
     /// Whether all children are still there.
     ///
     /// # Errors
-    /// [`CliError::Demo`] with the end of the log of one that is not.
+    /// [`CliError::Child`] with the end of the log of one that is not.
     pub fn check(&mut self) -> Result<(), CliError> {
         for index in 0..self.parts.len() {
             let part = &mut self.parts[index];
@@ -131,16 +145,16 @@ impl Site {
 
     /// An error about the child at `index`, with the end of its log.
     pub fn gave_up(&self, index: usize, what: &str) -> CliError {
-        let Some(part) = self.parts.get(index) else { return CliError::Demo(what.to_owned()) };
+        let Some(part) = self.parts.get(index) else { return CliError::Child(what.to_owned()) };
         let log = std::fs::read(&part.log).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<_> = log.lines().collect();
         let tail: String =
             lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| format!("\n  {}", clean(line))).collect();
         if tail.is_empty() {
-            CliError::Demo(format!("{what}; it said nothing"))
+            CliError::Child(format!("{what}; it said nothing"))
         } else {
-            CliError::Demo(format!("{what}; the end of its log:{tail}"))
+            CliError::Child(format!("{what}; the end of its log:{tail}"))
         }
     }
 
@@ -174,5 +188,5 @@ impl Site {
 }
 
 fn failed(what: &str, error: &std::io::Error) -> CliError {
-    CliError::Demo(format!("{what}: {error}"))
+    CliError::Child(format!("{what}: {error}"))
 }

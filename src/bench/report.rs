@@ -1,0 +1,195 @@
+//! The figures of a run, for people and as JSON.
+
+use super::cost::Reading;
+use super::tally::{Latency, Totals};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// An open loop keeps up if at least this share of what was due was completed.
+const KEEPS_UP: f64 = 0.99;
+/// A person at a command line takes longer than this for a hang, in milliseconds.
+const PROMPT_MS: f64 = 1000.0;
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What was measured, and how.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Agents of this run.
+    pub agents: u32,
+    /// Submitters.
+    pub submitters: u32,
+    /// Commands a second that were due; null: each submitter waited for its outcome.
+    pub rate: Option<u32>,
+    /// Bytes that each command carried.
+    pub payload: u32,
+    /// Deliveries of each command.
+    pub deliveries_per_command: u32,
+    /// Finished deliveries in the database before.
+    pub history: u32,
+    /// So many of a hundred agents were black-holed.
+    pub black_hole: u32,
+    /// Real agents, real processes.
+    pub real: bool,
+    /// TLS was spoken.
+    pub tls: bool,
+    /// Length of the window, in seconds.
+    pub seconds: f64,
+    /// Commands, durable within the window.
+    pub accepted: u64,
+    /// The same a second.
+    pub accepted_per_s: f64,
+    /// Commands whose last outcome was stored within the window.
+    pub completed: u64,
+    /// The same a second.
+    pub completed_per_s: f64,
+    /// Commands that were not taken, by why.
+    pub refused: BTreeMap<String, u64>,
+    /// Commands without an outcome.
+    pub unanswered: u64,
+    /// Submit to durable, in milliseconds.
+    pub durable_ms: Option<Latency>,
+    /// Submit to journaled by the agent, in milliseconds.
+    pub journaled_ms: Option<Latency>,
+    /// Submit to outcome stored, in milliseconds.
+    pub stored_ms: Option<Latency>,
+    /// Commits that wrote something, a second.
+    pub commits_per_s: f64,
+    /// Operations in one of them.
+    pub operations_per_commit: f64,
+    /// Rows that one of them wrote.
+    pub rows_per_commit: f64,
+    /// CPU seconds of the server for 1,000 commands; null: none was completed.
+    pub server_cpu_s_per_1000: Option<f64>,
+    /// Share of a core that the server used.
+    pub server_cores: f64,
+    /// Share of a core that this process used.
+    pub generator_cores: f64,
+    /// Resident memory of the server at the end, in MiB.
+    pub server_mib: f64,
+    /// The most that it ever had, in MiB.
+    pub server_mib_max: f64,
+    /// From the first connection until all agents were connected, in seconds.
+    pub connect_s: f64,
+    /// From the kill of the server until all agents were back, in seconds; null: it was not killed.
+    pub restart_s: Option<f64>,
+    /// The list of all agents, in milliseconds.
+    pub list_ms: f64,
+    /// Whether this host carries that.
+    pub verdict: String,
+}
+
+impl Report {
+    /// Fills in what was counted between two readings.
+    pub fn count(&mut self, totals: Totals, before: &Reading, after: &Reading, window_s: f64) {
+        let wall = (after.at - before.at).as_secs_f64();
+        let per = |total: f64, count: f64| if count > 0.0 { total / count } else { 0.0 };
+        let commits = after.commits - before.commits;
+        let cpu = after.server_cpu - before.server_cpu;
+        self.seconds = window_s;
+        self.accepted_per_s = totals.accepted as f64 / window_s;
+        self.completed_per_s = totals.completed as f64 / window_s;
+        (self.accepted, self.completed) = (totals.accepted, totals.completed);
+        (self.refused, self.unanswered) = (totals.refused, totals.unanswered);
+        (self.durable_ms, self.journaled_ms, self.stored_ms) = (totals.durable, totals.journaled, totals.stored);
+        self.commits_per_s = commits / wall;
+        self.operations_per_commit = per(after.operations - before.operations, commits);
+        self.rows_per_commit = per(after.rows - before.rows, commits);
+        self.server_cpu_s_per_1000 = (totals.completed > 0).then(|| per(cpu * 1000.0, totals.completed as f64));
+        self.server_cores = cpu / wall;
+        self.generator_cores = (after.own_cpu - before.own_cpu) / wall;
+        self.server_mib = after.resident / MIB;
+        self.server_mib_max = after.resident_max / MIB;
+        self.verdict = self.judge();
+    }
+
+    /// Whether every command was taken and answered.
+    pub fn is_whole(&self) -> bool {
+        self.refused.is_empty() && self.unanswered == 0
+    }
+
+    fn judge(&self) -> String {
+        let (agents, cores) = (self.agents, self.server_cores);
+        let cost = format!("the server takes {:.0} % of a core and {:.0} MiB", cores * 100.0, self.server_mib_max);
+        if !self.is_whole() {
+            let refused: u64 = self.refused.values().sum();
+            return format!("No: of the commands {refused} were not taken and {} got no outcome.", self.unanswered);
+        }
+        if self.rate == Some(0) {
+            return format!("Yes: {agents} agents that have nothing to do are carried; {cost}.");
+        }
+        let Some(stored) = self.stored_ms else { return "Nothing was completed.".to_owned() };
+        let half = format!("half of them end within {:.1} ms, 99 of 100 within {:.1} ms", stored.p50, stored.p99);
+        match self.rate {
+            Some(rate) if self.completed_per_s * 100.0 / f64::from(100 - self.black_hole) < KEEPS_UP * f64::from(rate) => {
+                format!("No: of {rate} commands a second to {agents} agents {:.0} end in time.", self.completed_per_s)
+            }
+            Some(rate) if stored.p99 > PROMPT_MS => {
+                format!("Barely: {rate} commands a second to {agents} agents pile up: {half}; {cost}.")
+            }
+            Some(rate) => format!("Yes: {rate} commands a second to {agents} agents are carried: {half}; {cost}."),
+            None => {
+                let deliveries = self.completed_per_s * f64::from(self.deliveries_per_command);
+                let sweep = f64::from(agents) / deliveries.max(0.001);
+                format!(
+                    "{deliveries:.0} commands a second end here when {} submitters press as hard as they can: one to each \
+                     of {agents} agents takes about {sweep:.1} s; {half}. To know whether a fleet's daily load is \
+                     carried, give it with --rate.",
+                    self.submitters
+                )
+            }
+        }
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name:<22}{value}");
+        };
+        let load = match self.rate {
+            Some(0) => "idle".to_owned(),
+            Some(rate) => format!("{rate} commands a second are due"),
+            None => format!("{} submitters, each waits for its outcome", self.submitters),
+        };
+        let kind = if self.real { "real" } else { "simulated" };
+        line("load", format!("{load}; {} {kind} agents; {:.0} s", self.agents, self.seconds));
+        if self.rate != Some(0) {
+            line("accepted", format!("{} ({:.0}/s)", self.accepted, self.accepted_per_s));
+            line("completed", format!("{} ({:.0}/s)", self.completed, self.completed_per_s));
+            for (why, count) in &self.refused {
+                line("refused", format!("{count}: {why}"));
+            }
+            if self.unanswered > 0 {
+                line("no outcome", self.unanswered.to_string());
+            }
+            let rows = [
+                ("submit to durable", self.durable_ms),
+                ("submit to journaled", self.journaled_ms),
+                ("submit to stored", self.stored_ms),
+            ];
+            for (name, latency) in rows {
+                if let Some(Latency { p50, p90, p99, p999, max, .. }) = latency {
+                    let ms = format!("p50 {p50:.2}  p90 {p90:.2}  p99 {p99:.2}  p99.9 {p999:.2}  max {max:.2} ms");
+                    line(name, ms);
+                }
+            }
+            let commits = format!(
+                "{:.0}/s, each {:.1} operations, {:.1} rows",
+                self.commits_per_s, self.operations_per_commit, self.rows_per_commit
+            );
+            line("commits", commits);
+        }
+        let cpu = self.server_cpu_s_per_1000.map(|cpu| format!(", {cpu:.3} s for 1,000 commands")).unwrap_or_default();
+        line("server's CPU", format!("{:.1} % of a core{cpu}", self.server_cores * 100.0));
+        line("server's memory", format!("{:.1} MiB, at most {:.1}", self.server_mib, self.server_mib_max));
+        line("generator's CPU", format!("{:.1} % of a core", self.generator_cores * 100.0));
+        line("all connected after", format!("{:.1} s", self.connect_s));
+        if let Some(restart) = self.restart_s {
+            line("all back after", format!("{restart:.1} s"));
+        }
+        line("list of the agents", format!("{:.1} ms", self.list_ms));
+        text + "\n" + &self.verdict
+    }
+}
