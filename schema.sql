@@ -2,6 +2,8 @@
 -- step by step by src/store/migrate.rs, and a test holds the two together.
 -- Times are Unix milliseconds by the server's clock. Ids are UUIDv7, 16 bytes; `seq` numbers order rows here.
 -- The states and their moves are those of src/protocol/state.rs; a property test compares.
+-- Lists in constraints are texts that are searched: for each `IN (…)` of more than two values SQLite would make a table of
+-- its own every time that a row is written, which cost several times what the row does.
 
 -- Which database this is. Exactly one row.
 CREATE TABLE server (
@@ -100,8 +102,9 @@ CREATE TABLE deliveries (
     id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
     command_seq INTEGER NOT NULL REFERENCES commands (seq) ON DELETE CASCADE,
     agent_seq   INTEGER NOT NULL REFERENCES agents (seq),
-    state       TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'accepted', 'running', 'succeeded', 'failed',
-                    'timed_out', 'cancelled', 'interrupted', 'expired', 'refused', 'lost')),
+    state       TEXT NOT NULL DEFAULT 'queued' CHECK (0 < instr(
+                    ' queued accepted running succeeded failed timed_out cancelled interrupted expired refused lost ',
+                    ' ' || state || ' ')),
     attempt     INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0), -- dispatches so far; only grows
     in_doubt    INTEGER NOT NULL DEFAULT 0 CHECK (in_doubt IN (0, 1)), -- 1: dispatched, and no hello has told since whether it arrived
     held        INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)), -- 1: on hold until a second person approves the command
@@ -125,33 +128,26 @@ CREATE TABLE deliveries (
     CHECK (state <> 'queued' OR (accepted_ms IS NULL AND started_ms IS NULL)),
     CHECK (state <> 'accepted' OR (accepted_ms IS NOT NULL AND started_ms IS NULL)),
     CHECK (state <> 'running' OR (accepted_ms IS NOT NULL AND started_ms IS NOT NULL)),
-    CHECK ((finished_ms IS NOT NULL) = (state NOT IN ('queued', 'accepted', 'running'))),
+    CHECK ((finished_ms IS NULL) = (state = 'queued' OR state = 'accepted' OR state = 'running')),
     CHECK (state <> 'succeeded' OR exit_code = 0),
-    CHECK (exit_code IS NULL OR state NOT IN ('queued', 'accepted', 'running', 'expired', 'refused', 'lost'))
+    CHECK (exit_code IS NULL OR (finished_ms IS NOT NULL AND state <> 'expired' AND state <> 'refused' AND state <> 'lost'))
 ) STRICT;
 -- A writer's look at its outbox and at what its agent holds: their cost does not grow with history.
 CREATE INDEX deliveries_outbox ON deliveries (agent_seq, seq) WHERE state = 'queued' AND held = 0;
 CREATE INDEX deliveries_at_agent ON deliveries (agent_seq, seq) WHERE state IN ('accepted', 'running');
 -- The reaper's next row.
-CREATE INDEX deliveries_due ON deliveries (due_ms) WHERE state IN ('queued', 'accepted', 'running');
+CREATE INDEX deliveries_due ON deliveries (due_ms) WHERE finished_ms IS NULL;
 -- History of one agent.
 CREATE INDEX deliveries_agent ON deliveries (agent_seq, command_seq);
 
--- Secret variables of commands, for as long as a delivery waits to be handed to its agent. The triggers see to that,
--- whoever moves a delivery.
+-- Secret variables of commands, for as long as a delivery waits to be handed to its agent. Whoever moves a delivery out
+-- of 'queued' counts down (src/store/transition.rs). No trigger does: SQLite would gather the rows of each update of a
+-- delivery in a table of its own first, which cost more than the update.
 CREATE TABLE secrets (
     command_seq INTEGER PRIMARY KEY REFERENCES commands (seq) ON DELETE CASCADE,
-    waiting     INTEGER NOT NULL DEFAULT 0 CHECK (waiting >= 0), -- deliveries that have neither been accepted nor ended
+    waiting     INTEGER NOT NULL CHECK (waiting >= 0),  -- deliveries that have neither been accepted nor ended
     sealed      BLOB NOT NULL                           -- their names and values, under the seal key
 ) STRICT;
-CREATE TRIGGER secrets_wait AFTER INSERT ON deliveries BEGIN
-    UPDATE secrets SET waiting = waiting + 1 WHERE command_seq = NEW.command_seq;
-END;
-CREATE TRIGGER secrets_go AFTER UPDATE OF state ON deliveries
-WHEN coalesce(OLD.accepted_ms, OLD.finished_ms) IS NULL AND coalesce(NEW.accepted_ms, NEW.finished_ms) IS NOT NULL BEGIN
-    UPDATE secrets SET waiting = waiting - 1 WHERE command_seq = NEW.command_seq;
-    DELETE FROM secrets WHERE command_seq = NEW.command_seq AND waiting = 0;
-END;
 
 -- Everything that happened to a delivery: its moves, and what else explains them.
 CREATE TABLE transitions (
@@ -163,12 +159,13 @@ CREATE TABLE transitions (
     epoch       INTEGER,                                -- the session concerned
     attempt     INTEGER,                                -- for 'dispatched'
     cause       TEXT,                                   -- who or what
-    CHECK (event IN ('approved', 'dispatched', 'cancel_requested') OR before || '>' || event IN (
-        '>queued',
-        'queued>accepted', 'queued>expired', 'queued>cancelled', 'queued>lost',
-        'accepted>running', 'accepted>cancelled', 'accepted>expired', 'accepted>refused', 'accepted>lost',
-        'running>succeeded', 'running>failed', 'running>timed_out', 'running>cancelled', 'running>interrupted', 'running>lost',
-        'lost>succeeded', 'lost>failed', 'lost>timed_out', 'lost>cancelled', 'lost>interrupted', 'lost>expired', 'lost>refused'))
+    CHECK (event = 'approved' OR event = 'dispatched' OR event = 'cancel_requested' OR 0 < instr(' '
+        || '>queued '
+        || 'queued>accepted queued>expired queued>cancelled queued>lost '
+        || 'accepted>running accepted>cancelled accepted>expired accepted>refused accepted>lost '
+        || 'running>succeeded running>failed running>timed_out running>cancelled running>interrupted running>lost '
+        || 'lost>succeeded lost>failed lost>timed_out lost>cancelled lost>interrupted lost>expired lost>refused ',
+        ' ' || before || '>' || event || ' '))
 ) STRICT;
 CREATE INDEX transitions_delivery ON transitions (delivery_seq, seq);
 

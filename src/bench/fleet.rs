@@ -110,8 +110,7 @@ impl Muster {
         let late = Instant::now() + CONNECT_MAX;
         let tags = [(TAG.to_owned(), self.run.clone())];
         loop {
-            let online: Vec<_> =
-                agents::all(client, &tags).await?.into_iter().filter(|agent| agent.online).collect();
+            let online: Vec<_> = agents::all(client, &tags).await?.into_iter().filter(|agent| agent.online).collect();
             if online.len() >= names.len() {
                 return Ok(online.into_iter().map(|agent| agent.id.to_string()).collect());
             }

@@ -121,7 +121,9 @@ impl Report {
         let Some(stored) = self.stored_ms else { return "Nothing was completed.".to_owned() };
         let half = format!("half of them end within {:.1} ms, 99 of 100 within {:.1} ms", stored.p50, stored.p99);
         match self.rate {
-            Some(rate) if self.completed_per_s * 100.0 / f64::from(100 - self.black_hole) < KEEPS_UP * f64::from(rate) => {
+            Some(rate)
+                if self.completed_per_s * 100.0 / f64::from(100 - self.black_hole) < KEEPS_UP * f64::from(rate) =>
+            {
                 format!("No: of {rate} commands a second to {agents} agents {:.0} end in time.", self.completed_per_s)
             }
             Some(rate) if stored.p99 > PROMPT_MS => {

@@ -59,7 +59,11 @@ pub async fn run(args: BenchArgs) -> Result<u8, CliError> {
         site.stop(interrupts.next()).await;
     }
     let report = measured?;
-    if args.json { out::json(&report)? } else { out::line(&report.text())? }
+    if args.json {
+        out::json(&report)?
+    } else {
+        out::line(&report.text())?
+    }
     Ok(u8::from(!report.is_whole()))
 }
 

@@ -192,8 +192,7 @@ impl RevokeAgent {
     /// `NotFound`, `Ambiguous`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<AgentResponse, StoreError> {
         const REVOKE: &str = "UPDATE agents SET revoked_ms = ?2 WHERE seq = ?1";
-        const OPEN: &str =
-            select_deliveries!("WHERE d.agent_seq = ?1 AND d.state IN ('queued', 'accepted', 'running')");
+        const OPEN: &str = select_deliveries!("WHERE d.agent_seq = ?1 AND d.finished_ms IS NULL");
         let agent = find_agent(apply.conn, &self.key, &self.actor.scope)?;
         apply.conn.prepare_cached(REVOKE)?.execute((agent.seq, apply.now_ms))?;
         let open: Vec<DeliveryRow> =

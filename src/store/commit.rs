@@ -1,8 +1,9 @@
 //! The one thread that owns the write connection.
 //!
 //! What has queued up is one transaction and one fsync (group commit): no lingering, the fsync itself is the
-//! batching window. Each operation has its own savepoint, so that one that fails does not take the others along,
-//! and each is answered only after the commit. Bells ring after the commit, or the woken would find nothing.
+//! batching window. One operation that fails does not take the others along: if it had written something, the group is
+//! rolled back and applied again with a savepoint around each operation, which costs too much to be done always. Each is
+//! answered only after the commit. Bells ring after the commit, or the woken would find nothing.
 
 use super::disk::Disk;
 use super::error::StoreError;
@@ -65,6 +66,15 @@ impl Touched {
         let data_version = self.data_version;
         *self = Self { data_version, ..Self::default() };
     }
+}
+
+/// What can be undone by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// The whole group.
+    Group,
+    /// Each operation: it has a savepoint.
+    Each,
 }
 
 /// The thread's belongings.
@@ -163,26 +173,48 @@ impl Committer {
         jobs: &[Job],
         touched: &mut Touched,
     ) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+        match self.attempt(jobs, touched, Guard::Group)? {
+            Some(results) => Ok(results),
+            None => Ok(self.attempt(jobs, touched, Guard::Each)?.unwrap_or_default()),
+        }
+    }
+
+    /// One transaction. None: it was rolled back, because an operation failed that only a savepoint could undo.
+    fn attempt(
+        &mut self,
+        jobs: &[Job],
+        touched: &mut Touched,
+        guard: Guard,
+    ) -> Result<Option<Vec<Result<Done, StoreError>>>, StoreError> {
         touched.clear();
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-        let results = self.apply_all(jobs, touched).and_then(|results| {
-            touched.crash_point("store.before_commit");
-            self.conn.prepare_cached("COMMIT")?.execute([])?;
+        let results = self.apply_all(jobs, touched, guard).and_then(|results| {
+            if results.is_some() {
+                touched.crash_point("store.before_commit");
+                self.conn.prepare_cached("COMMIT")?.execute([])?;
+            }
             Ok(results)
         });
-        if results.is_err() && !self.conn.is_autocommit() {
+        if !matches!(results, Ok(Some(_))) && !self.conn.is_autocommit() {
             self.conn.execute_batch("ROLLBACK")?;
         }
         results
     }
 
-    fn apply_all(&self, jobs: &[Job], touched: &mut Touched) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+    fn apply_all(
+        &self,
+        jobs: &[Job],
+        touched: &mut Touched,
+        guard: Guard,
+    ) -> Result<Option<Vec<Result<Done, StoreError>>>, StoreError> {
         let now_ms = self.clock.now_ms();
         let quota = self.disk.refusal();
         let mut results = Vec::with_capacity(jobs.len());
         for job in jobs {
-            self.conn.prepare_cached("SAVEPOINT op")?.execute([])?;
-            let counted = (touched.states.len(), touched.accept_ms.len());
+            if guard == Guard::Each {
+                self.conn.prepare_cached("SAVEPOINT op")?.execute([])?;
+            }
+            let (changes, counted) = (self.conn.total_changes(), (touched.states.len(), touched.accept_ms.len()));
             let mut apply = Apply { conn: &self.conn, now_ms, touched, quota };
             let result = job.op.apply(&mut apply);
             match &result {
@@ -194,13 +226,22 @@ impl Committer {
                     // Spare rings do no harm; spare counts would.
                     touched.states.truncate(counted.0);
                     touched.accept_ms.truncate(counted.1);
-                    self.conn.prepare_cached("ROLLBACK TO op")?.execute([])?;
+                    match guard {
+                        Guard::Each => {
+                            self.conn.prepare_cached("ROLLBACK TO op")?.execute([])?;
+                        }
+                        // Most fail before they write: refused, not found, fenced off.
+                        Guard::Group if self.conn.total_changes() == changes => {}
+                        Guard::Group => return Ok(None),
+                    }
                 }
             }
-            self.conn.prepare_cached("RELEASE op")?.execute([])?;
+            if guard == Guard::Each {
+                self.conn.prepare_cached("RELEASE op")?.execute([])?;
+            }
             results.push(result);
         }
-        Ok(results)
+        Ok(Some(results))
     }
 
     fn close(&self) {

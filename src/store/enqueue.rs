@@ -123,9 +123,9 @@ impl Enqueue {
         let id = self.secrets.as_ref().map_or_else(CommandId::new, |sealed| sealed.command);
         let command_seq = self.insert_command(apply, id, held)?;
         if let Some(sealed) = &self.secrets {
-            // Before the deliveries, which the schema counts.
-            const SECRETS: &str = "INSERT INTO secrets (command_seq, sealed) VALUES (?1, ?2)";
-            apply.conn.prepare_cached(SECRETS)?.execute((command_seq, &sealed.bytes))?;
+            const SECRETS: &str = "INSERT INTO secrets (command_seq, waiting, sealed) VALUES (?1, ?2, ?3)";
+            let waiting = i64::try_from(targets.len()).unwrap_or(i64::MAX);
+            apply.conn.prepare_cached(SECRETS)?.execute((command_seq, waiting, &sealed.bytes))?;
         }
         let mut deliveries = Vec::with_capacity(targets.len());
         for target in &targets {

@@ -345,7 +345,7 @@ fn events(conn: &Connection, command_seq: i64, mut cursor: Cursor, scope: &str) 
 
 fn all_ended(conn: &Connection, command_seq: i64, scope: &str) -> Result<bool, StoreError> {
     const OPEN: &str = concat!(
-        "SELECT 1 FROM deliveries d WHERE command_seq = ?1 AND state IN ('queued', 'accepted', 'running') \
+        "SELECT 1 FROM deliveries d WHERE command_seq = ?1 AND finished_ms IS NULL \
          AND (?2 = '{}' OR EXISTS (SELECT 1 FROM agents a WHERE a.seq = d.agent_seq AND ",
         in_scope!("a.tags", "?2"),
         "))"

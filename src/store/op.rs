@@ -28,7 +28,7 @@ use rusqlite::Connection;
 
 /// What an operation works with.
 pub struct Apply<'a> {
-    /// The write connection, inside a savepoint.
+    /// The write connection, inside a transaction.
     pub conn: &'a Connection,
     /// The time of this group, in Unix milliseconds.
     pub now_ms: i64,
@@ -61,10 +61,10 @@ macro_rules! operations {
         pub enum Done { $($(#[$doc])* $op($answer)),+ }
 
         impl Op {
-            /// Applies it inside the caller's savepoint.
+            /// Applies it inside the caller's transaction.
             ///
             /// # Errors
-            /// The operation's own; the caller rolls its savepoint back.
+            /// The operation's own; the caller undoes what it wrote.
             pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Done, StoreError> {
                 match self { $(Op::$op(op) => op.apply(apply).map(Done::$op)),+ }
             }

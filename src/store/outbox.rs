@@ -73,18 +73,22 @@ impl Claim {
     /// # Errors
     /// `NotFound` when the agent was revoked, `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Claimed, StoreError> {
-        const AGENT: &str = "SELECT revoked_ms IS NOT NULL, ready_epoch = epoch FROM agents WHERE seq = ?1";
+        const AGENT: &str = "SELECT revoked_ms IS NOT NULL, ready_epoch = epoch, epoch, coalesce(connected_ms, 0) \
+             FROM agents WHERE seq = ?1";
         const HELD: &str = "SELECT id, cancel_requested_ms IS NOT NULL FROM deliveries \
              WHERE agent_seq = ?1 AND state IN ('accepted', 'running') ORDER BY seq"; // deliveries_at_agent
         const QUEUED: &str = "SELECT id FROM deliveries WHERE agent_seq = ?1 AND state = 'queued' AND held = 0 \
              AND due_ms > ?2 AND cancel_requested_ms IS NULL ORDER BY seq LIMIT ?3"; // deliveries_outbox
         let conn = apply.conn;
-        let (revoked, ready): (bool, bool) =
-            conn.prepare_cached(AGENT)?.query_row([self.agent_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let (revoked, ready, newest, connected_ms): (bool, bool, i64, i64) = conn
+            .prepare_cached(AGENT)?
+            .query_row([self.agent_seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         if revoked {
             return Err(StoreError::NotFound { what: "agent", key: self.agent_seq.to_string() });
         }
-        let connected_ms = fence(apply, self.agent_seq, self.epoch)?;
+        if u64::try_from(newest) != Ok(self.epoch) {
+            return Err(StoreError::Fenced);
+        }
         let mut claimed = Claimed::default();
         if !ready {
             return Ok(claimed);
@@ -165,7 +169,12 @@ impl Withdraw {
         match find(apply, self.agent_seq, self.delivery)? {
             Some(mut row) if row.state == State::Queued => {
                 let reason = "its secrets cannot be opened: seal.key is not the one that sealed them; submit it again";
-                let because = Because { epoch: Some(self.epoch), cause: Some("server"), reason: Some(reason) };
+                let because = Because {
+                    epoch: Some(self.epoch),
+                    cause: Some("server"),
+                    reason: Some(reason),
+                    ..Because::default()
+                };
                 transition(apply, &mut row, State::Cancelled, &because)
             }
             _ => Ok(()),

@@ -37,8 +37,8 @@ impl AppendOutput {
         const STDERR: &str = "UPDATE deliveries SET stderr_next = ?2, stderr_kept = stderr_kept + ?3 WHERE seq = ?1";
         let frame = &self.frame;
         let report = Report { agent_seq: self.agent_seq, epoch: self.epoch, delivery: frame.delivery };
-        let row = match report.find(apply)? {
-            Ok(row) => row,
+        let (row, _) = match report.find(apply)? {
+            Ok(found) => found,
             Err(progress) => return Ok(progress),
         };
         if row.state.is_terminal() && row.state != State::Lost {

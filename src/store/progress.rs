@@ -5,10 +5,13 @@
 
 use super::error::StoreError;
 use super::op::Apply;
-use super::transition::{Because, DeliveryRow, LOST_GRACE_MS, find, transition};
+use super::transition::{
+    Because, COLUMNS, DeliveryRow, End, LOST_GRACE_MS, delivery_row, select_deliveries, transition,
+};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::outcome::Outcome;
 use crate::protocol::state::State;
+use rusqlite::{OptionalExtension, Row};
 
 /// What a report met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,17 +40,28 @@ pub struct Report {
 }
 
 impl Report {
-    /// Finds the row, or what to answer instead.
+    /// Finds the row, or what to answer instead; and when the session began, in Unix milliseconds.
     ///
     /// # Errors
     /// `Fenced`; SQLite's.
-    pub fn find(&self, apply: &Apply<'_>) -> Result<Result<DeliveryRow, Progress>, StoreError> {
-        fence(apply, self.agent_seq, self.epoch)?;
-        Ok(match find(apply, self.agent_seq, self.delivery)? {
-            None => Err(Progress::Unknown),
-            Some(row) if row.state == State::Queued && row.attempt == 0 => Err(Progress::NotDispatched),
-            Some(row) => Ok(row),
-        })
+    pub fn find(&self, apply: &Apply<'_>) -> Result<Result<(DeliveryRow, i64), Progress>, StoreError> {
+        // The fence in the same look: this is most of what is asked of the database.
+        const SQL: &str = select_deliveries!(
+            ", a.epoch, coalesce(a.connected_ms, 0)",
+            "JOIN agents a ON a.seq = d.agent_seq WHERE d.id = ?1 AND d.agent_seq = ?2"
+        );
+        let read = |row: &Row<'_>| Ok((delivery_row(row)?, row.get::<_, i64>(COLUMNS)?, row.get(COLUMNS + 1)?));
+        let key = (self.delivery.as_bytes(), self.agent_seq);
+        let found = apply.conn.prepare_cached(SQL)?.query_row(key, read).optional()?;
+        let Some((row, newest, connected_ms)) = found else {
+            fence(apply, self.agent_seq, self.epoch)?;
+            return Ok(Err(Progress::Unknown));
+        };
+        match row {
+            _ if u64::try_from(newest) != Ok(self.epoch) => Err(StoreError::Fenced),
+            row if row.state == State::Queued && row.attempt == 0 => Ok(Err(Progress::NotDispatched)),
+            row => Ok(Ok((row, connected_ms))),
+        }
     }
 
     fn because(&self) -> Because<'static> {
@@ -80,15 +94,15 @@ impl Accept {
     /// `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Progress, StoreError> {
         const AGAIN: &str = "UPDATE deliveries SET due_ms = ?2 WHERE seq = ?1";
-        let mut row = match self.0.find(apply)? {
-            Ok(row) => row,
+        let (mut row, connected_ms) = match self.0.find(apply)? {
+            Ok(found) => found,
             Err(progress) => return Ok(progress),
         };
         match row.state {
             State::Queued => {
                 transition(apply, &mut row, State::Accepted, &self.0.because())?;
                 // What waited for an offline agent says nothing about us.
-                if fence(apply, self.0.agent_seq, self.0.epoch)? <= row.free_ms {
+                if connected_ms <= row.free_ms {
                     apply.touched.accept_ms.push(apply.now_ms - row.free_ms);
                 }
                 if row.cancel_requested {
@@ -121,8 +135,8 @@ impl Start {
     /// # Errors
     /// `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Progress, StoreError> {
-        let mut row = match self.0.find(apply)? {
-            Ok(row) => row,
+        let (mut row, _) = match self.0.find(apply)? {
+            Ok(found) => found,
             Err(progress) => return Ok(progress),
         };
         match row.state {
@@ -151,17 +165,14 @@ impl Finish {
     /// # Errors
     /// `Fenced`; SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Progress, StoreError> {
-        const SQL: &str = "UPDATE deliveries SET exit_code = ?2, signal = ?3, duration_ms = ?4, \
-             stdout_bytes = max(?5, stdout_next), stderr_bytes = max(?6, stderr_next) WHERE seq = ?1";
-        let mut row = match self.report.find(apply)? {
-            Ok(row) => row,
+        let (mut row, _) = match self.report.find(apply)? {
+            Ok(found) => found,
             Err(progress) => return Ok(progress),
         };
         if row.state.is_terminal() && row.state != State::Lost {
             return Ok(Progress::Done);
         }
         let outcome = &self.outcome;
-        let because = Because { reason: outcome.reason.as_deref(), ..self.report.because() };
         let contradicts = outcome.state == State::Succeeded && outcome.exit_code.is_some_and(|code| code != 0);
         if !outcome.is_reportable() || contradicts {
             return Ok(Progress::Unexpected);
@@ -179,16 +190,16 @@ impl Finish {
             State::Expired | State::Refused => None,
             _ => outcome.exit_code,
         };
-        transition(apply, &mut row, outcome.state, &because)?;
-        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        apply.conn.prepare_cached(SQL)?.execute((
-            row.seq,
+        let bytes = |bytes: u64| Some(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let end = End {
             exit_code,
-            outcome.signal,
-            outcome.duration_ms.map(bytes),
-            bytes(outcome.stdout.bytes),
-            bytes(outcome.stderr.bytes),
-        ))?;
+            signal: outcome.signal,
+            duration_ms: outcome.duration_ms.and_then(bytes),
+            stdout_bytes: bytes(outcome.stdout.bytes),
+            stderr_bytes: bytes(outcome.stderr.bytes),
+        };
+        let because = Because { reason: outcome.reason.as_deref(), end, ..self.report.because() };
+        transition(apply, &mut row, outcome.state, &because)?;
         Ok(Progress::Done)
     }
 }

@@ -27,10 +27,9 @@ impl Reap {
     /// # Errors
     /// SQLite's.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<Reaped, StoreError> {
-        const DUE: &str = select_deliveries!(
-            "WHERE d.state IN ('queued', 'accepted', 'running') AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2"
-        ); // deliveries_due
-        const NEXT: &str = "SELECT min(due_ms) FROM deliveries WHERE state IN ('queued', 'accepted', 'running')";
+        const DUE: &str =
+            select_deliveries!("WHERE d.finished_ms IS NULL AND d.due_ms <= ?1 ORDER BY d.due_ms LIMIT ?2"); // deliveries_due
+        const NEXT: &str = "SELECT min(due_ms) FROM deliveries WHERE finished_ms IS NULL";
         let rows: Vec<DeliveryRow> = apply
             .conn
             .prepare_cached(DUE)?

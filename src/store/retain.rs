@@ -28,7 +28,7 @@ impl Retain {
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<u64, StoreError> {
         const SQL: &str = "DELETE FROM commands WHERE seq IN (SELECT c.seq FROM commands c WHERE c.created_ms < ?1 \
              AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.command_seq = c.seq \
-                AND d.state IN ('queued', 'accepted', 'running')) \
+                AND d.finished_ms IS NULL) \
              ORDER BY c.created_ms LIMIT ?2)"; // commands_created
         let over = database_bytes(apply.conn)? > self.history_bytes_max;
         let before_ms = if over { i64::MAX } else { apply.now_ms - self.history_ms_max };

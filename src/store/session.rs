@@ -113,7 +113,12 @@ impl BeginSession {
         // After a clash another host may hold the same entry. What runs here and how something ended is true all the
         // same; but nothing starts, and what a copy takes for interrupted may be going on elsewhere.
         if clash && matches!(entry.state, State::Accepted | State::Interrupted) {
-            let because = Because { epoch: Some(epoch), cause: Some("identity clash"), reason: Some(CLASH_REASON) };
+            let because = Because {
+                epoch: Some(epoch),
+                cause: Some("identity clash"),
+                reason: Some(CLASH_REASON),
+                ..Because::default()
+            };
             if row.state != State::Lost {
                 transition(apply, &mut row, State::Lost, &because)?;
             }
@@ -142,11 +147,17 @@ impl BeginSession {
         const CLEAR: &str = "UPDATE deliveries SET in_doubt = 0, due_ms = ?2 WHERE seq = ?1";
         let journaled: HashSet<DeliveryId> = self.journal.iter().map(|entry| entry.delivery).collect();
         let because = match clash {
-            true => Because { epoch: Some(epoch), cause: Some("identity clash"), reason: Some(CLASH_REASON) },
+            true => Because {
+                epoch: Some(epoch),
+                cause: Some("identity clash"),
+                reason: Some(CLASH_REASON),
+                ..Because::default()
+            },
             false => Because {
                 epoch: Some(epoch),
                 cause: Some("reconciliation"),
                 reason: Some("the agent no longer knows it"),
+                ..Because::default()
             },
         };
         for mut row in rows(apply.conn, HELD, self.agent_seq)? {

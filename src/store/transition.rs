@@ -41,19 +41,27 @@ pub struct DeliveryRow {
     pub free_ms: i64,
 }
 
-/// A statement that reads [`DeliveryRow`]s: what follows the join of `deliveries d` and `commands c`.
+/// A statement that reads [`DeliveryRow`]s: what follows the join of `deliveries d` and `commands c`. Columns of the
+/// caller's own come behind those of the row, from [`COLUMNS`] on.
 macro_rules! select_deliveries {
     ($rest:literal) => {
+        select_deliveries!("", $rest)
+    };
+    ($columns:literal, $rest:literal) => {
         concat!(
             "SELECT d.seq, d.command_seq, d.agent_seq, d.state, d.attempt, d.in_doubt, \
              d.cancel_requested_ms IS NOT NULL, c.timeout_ms, c.not_after_ms, coalesce(c.approved_ms, c.created_ms), d.id, \
-             d.started_ms IS NOT NULL, d.held \
-             FROM deliveries d JOIN commands c ON c.seq = d.command_seq ",
+             d.started_ms IS NOT NULL, d.held",
+            $columns,
+            " FROM deliveries d JOIN commands c ON c.seq = d.command_seq ",
             $rest
         )
     };
 }
 pub(super) use select_deliveries;
+
+/// Columns of `select_deliveries!` itself.
+pub(super) const COLUMNS: usize = 13;
 
 /// Reads a row of `select_deliveries!`.
 ///
@@ -97,6 +105,21 @@ pub fn find(apply: &Apply<'_>, agent_seq: i64, id: DeliveryId) -> Result<Option<
     Ok(statement.query_row((id.as_bytes(), agent_seq), delivery_row).optional()?)
 }
 
+/// How a process ended, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct End {
+    /// Its exit code.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: Option<i64>,
+    /// All that it wrote to standard output, in bytes.
+    pub stdout_bytes: Option<i64>,
+    /// All that it wrote to standard error, in bytes.
+    pub stderr_bytes: Option<i64>,
+}
+
 /// What goes with a move.
 #[derive(Clone, Debug, Default)]
 pub struct Because<'a> {
@@ -106,6 +129,8 @@ pub struct Because<'a> {
     pub cause: Option<&'a str>,
     /// For terminal states: stored with the delivery.
     pub reason: Option<&'a str>,
+    /// For terminal states: likewise.
+    pub end: End,
 }
 
 /// Moves a delivery, with its times, and records it.
@@ -122,8 +147,9 @@ pub fn transition(
     const ACCEPTED: &str = "UPDATE deliveries SET state = 'accepted', in_doubt = 0, held = 0, accepted_ms = ?2, \
          due_ms = ?3 WHERE seq = ?1";
     const RUNNING: &str = "UPDATE deliveries SET state = 'running', started_ms = ?2, due_ms = ?3 WHERE seq = ?1";
-    const ENDED: &str = "UPDATE deliveries SET state = ?2, in_doubt = 0, held = 0, finished_ms = ?3, reason = ?4 \
-         WHERE seq = ?1";
+    const ENDED: &str = "UPDATE deliveries SET state = ?2, in_doubt = 0, held = 0, finished_ms = ?3, reason = ?4, \
+         exit_code = ?5, signal = ?6, duration_ms = ?7, stdout_bytes = max(?8, stdout_next), \
+         stderr_bytes = max(?9, stderr_next) WHERE seq = ?1";
     if !delivery.state.may_become(next) {
         return Err(StoreError::Conflict(format!("a delivery that is {} cannot become {next}", delivery.state)));
     }
@@ -137,8 +163,22 @@ pub fn transition(
             apply.conn.prepare_cached(RUNNING)?.execute((delivery.seq, now_ms, due_ms))?;
         }
         _ => {
-            apply.conn.prepare_cached(ENDED)?.execute((delivery.seq, next.as_str(), now_ms, because.reason))?;
+            let End { exit_code, signal, duration_ms, stdout_bytes, stderr_bytes } = because.end;
+            apply.conn.prepare_cached(ENDED)?.execute((
+                delivery.seq,
+                next.as_str(),
+                now_ms,
+                because.reason,
+                exit_code,
+                signal,
+                duration_ms,
+                stdout_bytes,
+                stderr_bytes,
+            ))?;
         }
+    }
+    if delivery.state == State::Queued {
+        forget_secrets(apply, delivery.command_seq)?;
     }
     record(apply, delivery, next.as_str(), None, because)?;
     apply.touched.states.push(next);
@@ -146,6 +186,16 @@ pub fn transition(
         apply.touched.ends.insert(delivery.command_seq);
     }
     delivery.state = next;
+    Ok(())
+}
+
+/// One delivery less waits for the secrets of its command, if it has some. The last one ends them.
+fn forget_secrets(apply: &Apply<'_>, command_seq: i64) -> Result<(), StoreError> {
+    const LESS: &str = "UPDATE secrets SET waiting = waiting - 1 WHERE command_seq = ?1";
+    const LAST: &str = "DELETE FROM secrets WHERE command_seq = ?1 AND waiting = 0";
+    if apply.conn.prepare_cached(LESS)?.execute([command_seq])? > 0 {
+        apply.conn.prepare_cached(LAST)?.execute([command_seq])?;
+    }
     Ok(())
 }
 
