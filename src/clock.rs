@@ -3,9 +3,10 @@
 //! Wall time is for what people read and for what is stored (`*_ms`, Unix milliseconds). Waiting and
 //! deadlines inside a process use `tokio::time::Instant`, which never jumps.
 
+use crate::uptime::uptime;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A wall clock with an offset that its clones share.
 ///
@@ -32,6 +33,31 @@ impl Clock {
     /// Shows `offset_ms` more than the system's wall clock from now on (negative: less), for all clones.
     pub fn set_offset_ms(&self, offset_ms: i64) {
         self.offset_ms.store(offset_ms, Ordering::Relaxed);
+    }
+}
+
+/// A step of the wall clock that is not worth a new connection, in milliseconds: far less than any sensible expiry, and
+/// more than a time service corrects at once in daily work.
+const STEP_MS_MAX: i64 = 5_000;
+
+/// One moment by the wall clock, and by a clock that nobody can set and that a suspend does not stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By the wall clock, in Unix milliseconds.
+    pub wall_ms: i64,
+    uptime: Duration,
+}
+
+impl Moment {
+    /// Now; the wall clock shows `wall_ms`.
+    pub fn now(wall_ms: i64) -> Self {
+        Self { wall_ms, uptime: uptime() }
+    }
+
+    /// Whether the wall clock was set since then, if it shows `now_ms` now.
+    pub fn clock_was_set(self, now_ms: i64) -> bool {
+        let since_ms = i64::try_from(uptime().saturating_sub(self.uptime).as_millis()).unwrap_or(i64::MAX);
+        now_ms.saturating_sub(self.wall_ms).saturating_sub(since_ms).abs() > STEP_MS_MAX
     }
 }
 

@@ -153,8 +153,10 @@ async fn take(socket: &mut Socket, delivery: DeliveryId) -> Result<(), Leave> {
         stdout: nothing,
         stderr: nothing,
     };
-    say(socket, &AgentFrame::Accepted { delivery }).await?;
-    say(socket, &AgentFrame::Started { delivery }).await?;
+    // In one write, so that the generator's own work stays small.
+    for frame in [AgentFrame::Accepted { delivery }, AgentFrame::Started { delivery }] {
+        socket.feed(Message::text(encode(&frame))).await.map_err(|error| broken(&error))?;
+    }
     say(socket, &AgentFrame::Finished { delivery, outcome }).await
 }
 

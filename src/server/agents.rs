@@ -17,7 +17,7 @@ fn with_presence(app: &App, row: AgentRow) -> AgentResponse {
     if let Some(standing) = app.presence.get(row.seq) {
         response.online = true;
         response.epoch = standing.epoch;
-        response.connected_ms = Some(standing.connected_ms);
+        response.connected_ms = Some(standing.connected.wall_ms);
         response.proven_ms = Some(standing.proven_ms.load(Ordering::Relaxed));
     }
     response

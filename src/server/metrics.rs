@@ -6,7 +6,7 @@ use crate::store::handle::{Committed, Counter as StoreCounter};
 use crate::usage::Usage;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,7 +17,14 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use std::time::Duration;
 
-type Labels = Vec<(&'static str, String)>;
+/// One label. Nothing is allocated to count.
+type Label = [(&'static str, &'static str); 1];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: &'static str,
+    status: u16,
+}
 
 /// All metrics.
 pub struct Metrics {
@@ -26,8 +33,8 @@ pub struct Metrics {
     pub agents_connected: Gauge,
     /// Set when asked for.
     pub outbox_deliveries: Gauge,
-    deliveries: Family<Labels, Counter>,
-    evictions: Family<Labels, Counter>,
+    deliveries: Family<Label, Counter>,
+    evictions: Family<Label, Counter>,
     /// Connections that were closed at once.
     pub connections_refused: Counter,
     dispatch_seconds: Histogram,
@@ -35,8 +42,8 @@ pub struct Metrics {
     commit_seconds: Histogram,
     commit_batch_size: Histogram,
     commit_rows: Counter,
-    http_requests: Family<Labels, Counter>,
-    refused: Family<Labels, Counter>,
+    http_requests: Family<RouteLabels, Counter>,
+    refused: Family<Label, Counter>,
 }
 
 impl Default for Metrics {
@@ -114,7 +121,7 @@ fn seconds_of_ms(ms: i64) -> f64 {
 impl Metrics {
     /// A session ended, and nobody had asked for it.
     pub fn evicted(&self, reason: CloseReason) {
-        self.evictions.get_or_create(&vec![("reason", reason.to_string())]).inc();
+        self.evictions.get_or_create(&[("reason", reason.as_str())]).inc();
     }
 
     /// A delivery that was committed `after_ms` ago was written to the socket for the first time.
@@ -124,13 +131,12 @@ impl Metrics {
 
     /// A request was answered.
     pub fn answered(&self, route: &'static str, status: u16) {
-        let labels = vec![("route", route.to_owned()), ("status", status.to_string())];
-        self.http_requests.get_or_create(&labels).inc();
+        self.http_requests.get_or_create(&RouteLabels { route, status }).inc();
     }
 
     /// A request was answered with a problem.
     pub fn refused(&self, code: &'static str) {
-        self.refused.get_or_create(&vec![("code", code.to_owned())]).inc();
+        self.refused.get_or_create(&[("code", code)]).inc();
     }
 
     /// The text that Prometheus reads.
@@ -157,7 +163,7 @@ impl StoreCounter for StoreMetrics {
     }
 
     fn moved(&self, state: State) {
-        self.0.deliveries.get_or_create(&vec![("state", state.to_string())]).inc();
+        self.0.deliveries.get_or_create(&[("state", state.as_str())]).inc();
     }
 
     fn accepted(&self, after_ms: i64) {

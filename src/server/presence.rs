@@ -1,27 +1,21 @@
 //! Who is connected: memory that sessions write and lists read. Never on the send path, and nothing is decided by it,
 //! except that an older connection of the same agent is told to go.
 
+use crate::clock::Moment;
 use crate::protocol::close::CloseReason;
-use crate::uptime::uptime;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-/// A step of the wall clock that is not worth a new connection, in milliseconds: far less than any sensible expiry, and
-/// more than a time service corrects at once in daily work.
-const CLOCK_STEP_MS_MAX: i64 = 5_000;
 
 /// One session, as its two halves and the lists share it.
 #[derive(Debug)]
 pub struct Standing {
     /// The session's epoch.
     pub epoch: u64,
-    /// When it was authenticated, in Unix milliseconds.
-    pub connected_ms: i64,
-    /// The same moment on a clock that nobody can set, and that a suspend does not stop.
-    connected_at: Duration,
+    /// When it was authenticated. Its agent counts on from the time that it was told then: if the clock is set, it would
+    /// take fresh commands for expired, or run expired ones.
+    pub connected: Moment,
     /// Its last proven round trip, in Unix milliseconds.
     pub proven_ms: AtomicI64,
     /// The reader is waiting for us and not for the socket, so that a pong may lie unread.
@@ -35,20 +29,12 @@ impl Standing {
     pub fn new(epoch: u64, now_ms: i64) -> Self {
         Self {
             epoch,
-            connected_ms: now_ms,
-            connected_at: uptime(),
+            connected: Moment::now(now_ms),
             proven_ms: AtomicI64::new(now_ms),
             held_up: AtomicBool::new(false),
             end: CancellationToken::new(),
             reason: OnceLock::new(),
         }
-    }
-
-    /// Whether the wall clock was set since the session began: its agent counts on from the time that it was told then,
-    /// and would take fresh commands for expired, or run expired ones.
-    pub fn clock_was_set(&self, now_ms: i64) -> bool {
-        let since_ms = i64::try_from(uptime().saturating_sub(self.connected_at).as_millis()).unwrap_or(i64::MAX);
-        now_ms.saturating_sub(self.connected_ms).saturating_sub(since_ms).abs() > CLOCK_STEP_MS_MAX
     }
 
     /// Ends the session. The first reason counts.

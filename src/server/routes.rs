@@ -1,4 +1,4 @@
-//! The whole HTTP interface in one table: warp's filters read the path, one `match` names who answers.
+//! The whole HTTP interface in one table: one `match` reads the path, another names who answers.
 
 use super::app::App;
 use super::attempt::Attempt;
@@ -16,9 +16,9 @@ use hyper::{HeaderMap, Method};
 use percent_encoding::percent_decode_str;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
-use warp::filters::BoxedFilter;
+use warp::path::{self, FullPath};
 use warp::reply::Response;
-use warp::{Filter, Rejection, path};
+use warp::{Filter, Rejection};
 
 /// What a path names.
 #[derive(Clone, Debug)]
@@ -52,6 +52,44 @@ enum Resource {
 }
 
 impl Resource {
+    /// Reads a path. A slash at its end changes nothing.
+    fn of(path: &str) -> Self {
+        let inner = path.strip_prefix('/').unwrap_or(path);
+        let segments: Vec<&str> = inner.strip_suffix('/').unwrap_or(inner).split('/').collect();
+        let decoded = |segment: &str| percent_decode_str(segment).decode_utf8_lossy().into_owned();
+        if segments.contains(&"") {
+            return Self::Nothing(path.to_owned());
+        }
+        match *segments.as_slice() {
+            ["api", "commands"] => Self::Commands,
+            ["api", "commands", id] => Self::Command(decoded(id)),
+            ["api", "commands", id, "output"] => Self::CommandOutput(decoded(id)),
+            ["api", "commands", id, "events"] => Self::CommandEvents(decoded(id)),
+            ["api", "commands", id, "approve"] => Self::CommandApprove(decoded(id)),
+            ["api", "commands", id, "cancel"] => Self::CommandCancel(decoded(id)),
+            ["api", "agents"] => Self::Agents,
+            ["api", "agents", key] => Self::Agent(decoded(key)),
+            ["api", "agents", key, "command"] => Self::AgentCommand(decoded(key)),
+            ["api", "agents", key, "approve"] => Self::AgentApprove(decoded(key)),
+            ["api", "join"] => Self::Joins,
+            ["api", "join", id] => Self::Join(decoded(id)),
+            ["api", "enroll"] => Self::Enroll,
+            ["api", "tokens"] => Self::Tokens,
+            ["api", "tokens", id] => Self::Token(decoded(id)),
+            ["api", "tokens", id, "totp"] => Self::TokenTotp(decoded(id)),
+            ["api", "authorities"] => Self::Authorities,
+            ["api", "authorities", pin] => Self::Authority(decoded(pin)),
+            ["api", "session"] => Self::Session,
+            ["api", "audit"] => Self::Audit,
+            ["healthz"] => Self::Health,
+            ["readyz"] => Self::Ready,
+            ["metrics"] => Self::Metrics,
+            ["agent", "ws"] => Self::AgentSocket,
+            ["agent", "deliveries", id, "spec"] => Self::AgentSpec(decoded(id)),
+            _ => Self::Nothing(path.to_owned()),
+        }
+    }
+
     /// The route's name in metrics: the path with its variables.
     fn route(&self) -> &'static str {
         match self {
@@ -181,74 +219,10 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
     }
 }
 
-fn decoded(segment: &str) -> String {
-    percent_decode_str(segment).decode_utf8_lossy().into_owned()
-}
-
-fn resources() -> BoxedFilter<(Resource,)> {
-    fn with(resource: fn(String) -> Resource) -> impl Fn(String) -> Resource + Clone {
-        move |segment: String| resource(decoded(&segment))
-    }
-    let commands = path!("api" / "commands")
-        .map(|| Resource::Commands)
-        .or(path!("api" / "commands" / String).map(with(Resource::Command)))
-        .unify()
-        .or(path!("api" / "commands" / String / "output").map(with(Resource::CommandOutput)))
-        .unify()
-        .or(path!("api" / "commands" / String / "events").map(with(Resource::CommandEvents)))
-        .unify()
-        .or(path!("api" / "commands" / String / "approve").map(with(Resource::CommandApprove)))
-        .unify()
-        .or(path!("api" / "commands" / String / "cancel").map(with(Resource::CommandCancel)))
-        .unify()
-        .boxed();
-    let agents = path!("api" / "agents")
-        .map(|| Resource::Agents)
-        .or(path!("api" / "agents" / String).map(with(Resource::Agent)))
-        .unify()
-        .or(path!("api" / "agents" / String / "command").map(with(Resource::AgentCommand)))
-        .unify()
-        .or(path!("api" / "agents" / String / "approve").map(with(Resource::AgentApprove)))
-        .unify()
-        .or(path!("agent" / "ws").map(|| Resource::AgentSocket))
-        .unify()
-        .or(path!("agent" / "deliveries" / String / "spec").map(with(Resource::AgentSpec)))
-        .unify()
-        .boxed();
-    let rest = path!("api" / "join")
-        .map(|| Resource::Joins)
-        .or(path!("api" / "join" / String).map(with(Resource::Join)))
-        .unify()
-        .or(path!("api" / "enroll").map(|| Resource::Enroll))
-        .unify()
-        .or(path!("api" / "tokens").map(|| Resource::Tokens))
-        .unify()
-        .or(path!("api" / "tokens" / String).map(with(Resource::Token)))
-        .unify()
-        .or(path!("api" / "authorities").map(|| Resource::Authorities))
-        .unify()
-        .or(path!("api" / "authorities" / String).map(with(Resource::Authority)))
-        .unify()
-        .or(path!("api" / "tokens" / String / "totp").map(with(Resource::TokenTotp)))
-        .unify()
-        .or(path!("api" / "session").map(|| Resource::Session))
-        .unify()
-        .or(path!("api" / "audit").map(|| Resource::Audit))
-        .unify()
-        .or(path!("healthz").map(|| Resource::Health))
-        .unify()
-        .or(path!("readyz").map(|| Resource::Ready))
-        .unify()
-        .or(path!("metrics").map(|| Resource::Metrics))
-        .unify()
-        .boxed();
-    let nothing = path::full().map(|path: path::FullPath| Resource::Nothing(path.as_str().to_owned()));
-    agents.or(commands).unify().or(rest).unify().or(nothing).unify().boxed()
-}
-
 /// The filter for one connection after the other. Every request gets an answer, errors too.
 pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
-    resources()
+    path::full()
+        .map(|path: FullPath| Resource::of(path.as_str()))
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(warp::query::raw().or(warp::any().map(String::new)).unify())
@@ -261,7 +235,7 @@ pub fn routes(app: Arc<App>) -> impl Filter<Extract = (Response,), Error = Infal
             respond(app, resource, method, headers, query, connection, upgrade, body)
         })
         .recover(|rejection: Rejection| async move {
-            // The paths' last branch takes everything, so this is one of warp's own objections.
+            // Every path is taken, so this is one of warp's own objections.
             let error = ApiError::internal(format!("{rejection:?}"));
             Ok::<_, Infallible>(error.into_response(RequestId::new()))
         })

@@ -217,7 +217,10 @@ async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration, scope: Scope
     loop {
         // Listen before looking, or a change in between is missed.
         let rung = store.watch.ends.listen(enqueued.command_seq);
-        if store.has_ended(enqueued.command_seq).await? || Instant::now() >= until || stop.is_cancelled() {
+        if let Some(command) = store.command_if_ended(enqueued.command_seq, enqueued.command.id, scope.clone()).await? {
+            return Ok(command.response);
+        }
+        if Instant::now() >= until || stop.is_cancelled() {
             return Ok(store.command(enqueued.command.id, false, scope).await?.response);
         }
         tokio::select! {

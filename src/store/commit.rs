@@ -9,6 +9,7 @@ use super::disk::Disk;
 use super::error::StoreError;
 use super::handle::{Committed, Watch};
 use super::op::{Apply, Done, Op};
+use super::parked::Parked;
 use crate::clock::Clock;
 use crate::crash;
 use crate::protocol::state::State;
@@ -87,6 +88,8 @@ pub struct Committer {
     pub watch: Arc<Watch>,
     /// Quota and ballast.
     pub disk: Disk,
+    /// Claims that wait.
+    pub parked: Parked,
 }
 
 impl Committer {
@@ -94,10 +97,10 @@ impl Committer {
     pub fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut touched = Touched::default();
-        while jobs.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        while self.take(&mut jobs, &mut batch) {
             self.disk.look(&self.conn, &self.watch);
             let (begun, changes) = (Instant::now(), self.conn.total_changes());
-            let results = self.commit(&batch, &mut touched);
+            let results = self.commit(&mut batch, &mut touched);
             let fatal = match &results {
                 Ok(_) => {
                     touched.crash_point("store.committed");
@@ -113,7 +116,9 @@ impl Committer {
             match results {
                 Ok(results) => {
                     for (job, result) in batch.drain(..).zip(results) {
-                        let _ = job.reply.send(result);
+                        if let Some(job) = self.parked.keep(job, &result, &touched) {
+                            let _ = job.reply.send(result);
+                        }
                     }
                 }
                 Err(error) => {
@@ -133,9 +138,27 @@ impl Committer {
         self.close();
     }
 
+    /// Takes what has queued up, or waits for it. False: nothing will come any more.
+    fn take(&mut self, jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) -> bool {
+        self.parked.due(batch);
+        if batch.is_empty() {
+            return jobs.blocking_recv_many(batch, BATCH_MAX) > 0;
+        }
+        while batch.len() < BATCH_MAX
+            && let Ok(job) = jobs.try_recv()
+        {
+            batch.push(job);
+        }
+        true
+    }
+
     /// One group: as a whole; on a full disk again after the ballast is given up; and at last one by one, so that
     /// what needs no space still gets through.
-    fn commit(&mut self, batch: &[Job], touched: &mut Touched) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
+    fn commit(
+        &mut self,
+        batch: &mut Vec<Job>,
+        touched: &mut Touched,
+    ) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
         match self.transaction(batch, touched) {
             Err(StoreError::Full) => {}
             other => return other,
@@ -148,10 +171,14 @@ impl Committer {
         }
         let mut results = Vec::with_capacity(batch.len());
         let mut all = Touched { data_version: touched.data_version, ..Touched::default() };
-        for job in batch.chunks(1) {
-            match self.transaction(job, touched) {
-                Ok(mut one) => {
-                    results.append(&mut one);
+        for job in std::mem::take(batch) {
+            let mut alone = vec![job];
+            let applied = self.transaction(&mut alone, touched);
+            let count = alone.len();
+            batch.append(&mut alone);
+            match applied {
+                Ok(mut some) => {
+                    results.append(&mut some);
                     all.agents.append(&mut touched.agents);
                     all.commands.append(&mut touched.commands);
                     all.ends.append(&mut touched.ends);
@@ -161,7 +188,7 @@ impl Committer {
                     all.close |= touched.close;
                 }
                 Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
-                Err(error) => results.push(Err(error)),
+                Err(error) => results.extend((0..count).map(|_| Err(error.clone()))),
             }
         }
         *touched = all;
@@ -170,7 +197,7 @@ impl Committer {
 
     fn transaction(
         &mut self,
-        jobs: &[Job],
+        jobs: &mut Vec<Job>,
         touched: &mut Touched,
     ) -> Result<Vec<Result<Done, StoreError>>, StoreError> {
         match self.attempt(jobs, touched, Guard::Group)? {
@@ -182,7 +209,7 @@ impl Committer {
     /// One transaction. None: it was rolled back, because an operation failed that only a savepoint could undo.
     fn attempt(
         &mut self,
-        jobs: &[Job],
+        jobs: &mut Vec<Job>,
         touched: &mut Touched,
         guard: Guard,
     ) -> Result<Option<Vec<Result<Done, StoreError>>>, StoreError> {
@@ -202,15 +229,20 @@ impl Committer {
     }
 
     fn apply_all(
-        &self,
-        jobs: &[Job],
+        &mut self,
+        jobs: &mut Vec<Job>,
         touched: &mut Touched,
         guard: Guard,
     ) -> Result<Option<Vec<Result<Done, StoreError>>>, StoreError> {
         let now_ms = self.clock.now_ms();
         let quota = self.disk.refusal();
         let mut results = Vec::with_capacity(jobs.len());
-        for job in jobs {
+        loop {
+            if results.len() == jobs.len() {
+                // Whoever waits for what this group did looks in the same commit.
+                self.parked.wake(touched, jobs);
+            }
+            let Some(job) = jobs.get(results.len()) else { return Ok(Some(results)) };
             if guard == Guard::Each {
                 self.conn.prepare_cached("SAVEPOINT op")?.execute([])?;
             }
@@ -241,7 +273,6 @@ impl Committer {
             }
             results.push(result);
         }
-        Ok(Some(results))
     }
 
     fn close(&self) {

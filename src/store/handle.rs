@@ -5,6 +5,7 @@ use super::disk::{Disk, DiskLimits};
 use super::error::StoreError;
 use super::migrate::{MigrateError, migrate};
 use super::op::{Done, Operation};
+use super::parked::Parked;
 use super::pool::{BUSY_TIMEOUT, READERS, ReadOnly, make_private, open_writer, use_wal};
 use super::session::recover;
 use crate::bell::BellBoard;
@@ -211,7 +212,8 @@ impl Store {
             words: Mutex::default(),
         });
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
-        let committer = Committer { conn, clock: clock.clone(), watch: Arc::clone(&watch), disk };
+        let committer =
+            Committer { conn, clock: clock.clone(), watch: Arc::clone(&watch), disk, parked: Parked::default() };
         let guard = watch.fatal.clone().drop_guard();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
@@ -254,6 +256,16 @@ impl Store {
         Ok(reply)
     }
 
+    /// Queues operations, waiting for room for all of them, so that they are likely to be one commit; applied in their order.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`].
+    pub async fn queue_all(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
+        let permits = self.jobs.reserve_many(jobs.len()).await.map_err(|_| StoreError::Closed)?;
+        permits.zip(jobs).for_each(|(permit, job)| permit.send(job));
+        Ok(())
+    }
+
     /// Queues an operation, waiting for room, and waits for its commit.
     ///
     /// # Errors
@@ -287,7 +299,8 @@ impl Store {
     }
 }
 
-fn job<O: Operation>(operation: O) -> (Job, Reply<O>) {
+/// An operation for [`Store::queue_all`], and its commit to wait for.
+pub fn job<O: Operation>(operation: O) -> (Job, Reply<O>) {
     let (reply, receiver) = oneshot::channel();
     (Job { op: operation.into_op(), reply }, Reply { receiver, kind: PhantomData })
 }

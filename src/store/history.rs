@@ -221,12 +221,21 @@ impl Store {
         self.read(move |conn| command_response(conn, id, None, transitions, &scope)).await
     }
 
-    /// Whether every delivery of a command has ended.
+    /// The same without transitions, if every delivery of the command has ended.
     ///
     /// # Errors
-    /// SQLite's.
-    pub async fn has_ended(&self, command_seq: i64) -> Result<bool, StoreError> {
-        self.read(move |conn| all_ended(conn, command_seq, &Scope::default().to_json())).await
+    /// `NotFound`; SQLite's.
+    pub async fn command_if_ended(
+        &self,
+        command_seq: i64,
+        id: CommandId,
+        scope: Scope,
+    ) -> Result<Option<CommandRead>, StoreError> {
+        self.read(move |conn| match all_ended(conn, command_seq, &Scope::default().to_json())? {
+            true => command_response(conn, id, None, false, &scope).map(Some),
+            false => Ok(None),
+        })
+        .await
     }
 
     /// Commands, newest first.

@@ -22,6 +22,7 @@ pub mod migrate;
 pub mod op;
 pub mod outbox;
 pub mod output;
+pub mod parked;
 pub mod pool;
 pub mod progress;
 pub mod reap;

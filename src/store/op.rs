@@ -14,7 +14,7 @@ use super::enroll::{Enroll, Enrolled};
 use super::error::StoreError;
 use super::joins::{CreateJoin, RevokeJoin};
 use super::logins::{CloseLogin, OpenLogin, UseToken};
-use super::outbox::{Claim, Claimed, Withdraw};
+use super::outbox::{Claim, Claimed, Nudge, Withdraw};
 use super::output::AppendOutput;
 use super::progress::{Accept, Finish, Progress, Start};
 use super::reap::{Reap, Reaped};
@@ -95,6 +95,8 @@ operations! {
     EndSession => (),
     /// A writer looks at its outbox.
     Claim => Claimed,
+    /// A parked claim looks again.
+    Nudge => (),
     /// What a writer found cannot go out.
     Withdraw => (),
     /// The agent journaled a delivery.

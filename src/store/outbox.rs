@@ -4,11 +4,12 @@ use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
 use super::progress::fence;
-use super::transition::{Because, find, record, transition};
+use super::transition::{Because, COLUMNS, delivery_row, find, record, select_deliveries, transition};
+use crate::clock::Moment;
 use crate::protocol::ids::{AgentId, CommandId, DeliveryId};
 use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
 use crate::protocol::state::State;
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Row};
 use std::collections::HashSet;
 
 /// A writer's look at its agent's rows. What it is given to dispatch is recorded as dispatched in the same transaction:
@@ -23,6 +24,12 @@ pub struct Claim {
     pub window: usize,
     /// Dispatched on this connection and not accepted yet.
     pub in_flight: HashSet<DeliveryId>,
+    /// Asked to cancel on this connection.
+    pub cancelled: HashSet<DeliveryId>,
+    /// When the session began: nothing is taken if the clock was set since.
+    pub since: Moment,
+    /// It is answered only when there is something ([`super::parked`]).
+    pub parks: bool,
 }
 
 /// While so many bytes of dispatches are not accepted, and after so many in one look, no more go out. With what a look
@@ -39,12 +46,40 @@ pub const ATTEMPTS_TOLD: u32 = 20;
 pub struct Claimed {
     /// To dispatch now, oldest first, at most as many as there is room for.
     pub rows: Vec<OutboxRow>,
+    /// There is something to dispatch, and the clock was set since the session began.
+    pub clock_was_set: bool,
     /// There are more rows than there was room for.
     pub more: bool,
     /// There are more rows that would have been too many bytes at once.
     pub held_back: bool,
-    /// Deliveries that the agent holds and that somebody asked to cancel.
+    /// Deliveries that the agent holds and that somebody asked to cancel, without those that it was asked for already.
     pub cancels: Vec<DeliveryId>,
+}
+
+impl Claimed {
+    /// There is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        let Self { rows, clock_was_set, more, held_back, cancels } = self;
+        rows.is_empty() && cancels.is_empty() && !clock_was_set && !more && !held_back
+    }
+}
+
+/// A writer that waits for the answer to its claim has it look again now.
+#[derive(Clone, Copy, Debug)]
+pub struct Nudge {
+    /// The agent's row.
+    pub agent_seq: i64,
+}
+
+impl Nudge {
+    /// Says that something may be there.
+    ///
+    /// # Errors
+    /// None.
+    pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
+        apply.touched.agents.insert(self.agent_seq);
+        Ok(())
+    }
 }
 
 /// A row to dispatch.
@@ -99,7 +134,8 @@ impl Claim {
         while let Some(row) = rows.next()? {
             held += 1;
             if row.get(1)? {
-                claimed.cancels.push(DeliveryId::from_bytes(row.get(0)?));
+                let id = DeliveryId::from_bytes(row.get(0)?);
+                claimed.cancels.extend((!self.cancelled.contains(&id)).then_some(id));
             }
         }
         let room = self.window.saturating_sub(held + self.in_flight.len());
@@ -119,6 +155,10 @@ impl Claim {
                 claimed.held_back = true;
                 break;
             }
+            if self.since.clock_was_set(apply.now_ms) {
+                claimed.clock_was_set = true;
+                break;
+            }
             let Some(row) = self.take(apply, id, connected_ms)? else { continue };
             // A larger one is fetched.
             bytes += if row.spec.len() <= SPEC_INLINE_BYTES_MAX { row.spec.len() } else { 0 };
@@ -128,20 +168,23 @@ impl Claim {
     }
 
     fn take(&self, apply: &mut Apply<'_>, id: DeliveryId, connected_ms: i64) -> Result<Option<OutboxRow>, StoreError> {
+        const ROW: &str = select_deliveries!(
+            ", c.spec, c.id, s.sealed",
+            "LEFT JOIN secrets s ON s.command_seq = c.seq WHERE d.id = ?1 AND d.agent_seq = ?2"
+        );
         const TAKE: &str = "UPDATE deliveries SET attempt = attempt + 1, in_doubt = 1 WHERE seq = ?1";
-        const COMMAND: &str = "SELECT c.spec, c.id, s.sealed FROM commands c \
-             LEFT JOIN secrets s ON s.command_seq = c.seq WHERE c.seq = ?1";
-        let Some(row) = find(apply, self.agent_seq, id)? else { return Ok(None) };
+        let read = |row: &Row<'_>| {
+            let command = CommandId::from_bytes(row.get(COLUMNS + 1)?);
+            Ok((delivery_row(row)?, row.get(COLUMNS)?, command, row.get(COLUMNS + 2)?))
+        };
+        let found = apply.conn.prepare_cached(ROW)?.query_row((id.as_bytes(), self.agent_seq), read).optional()?;
+        let Some((row, spec, command, sealed)) = found else { return Ok(None) };
         let attempt = row.attempt + 1;
         apply.conn.prepare_cached(TAKE)?.execute([row.seq])?;
         if attempt <= ATTEMPTS_TOLD || attempt % ATTEMPTS_TOLD == 0 {
             let because = Because { epoch: Some(self.epoch), ..Because::default() };
             record(apply, &row, "dispatched", Some(attempt), &because)?;
         }
-        let (spec, command, sealed) = apply
-            .conn
-            .prepare_cached(COMMAND)?
-            .query_row([row.command_seq], |row| Ok((row.get(0)?, CommandId::from_bytes(row.get(1)?), row.get(2)?)))?;
         let fresh = attempt == 1 && connected_ms <= row.free_ms;
         Ok(Some(OutboxRow { id, attempt, spec, command, sealed, free_ms: row.free_ms, fresh }))
     }

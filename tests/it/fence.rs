@@ -1,12 +1,12 @@
 //! Epochs, at the store itself: whatever an older session still carries, nothing of it is written.
 
+use crate::harness::claim::look;
 use crate::harness::raw_agent::{Identity, success};
 use crate::harness::server::TestServer;
 use postrider::protocol::close::CloseReason;
 use postrider::protocol::output::{OutputFrame, Stream};
 use postrider::store::agents::StoreFacts;
 use postrider::store::error::StoreError;
-use postrider::store::outbox::Claim;
 use postrider::store::output::AppendOutput;
 use postrider::store::progress::{Accept, Finish, Report, Start};
 use postrider::store::session::{BeginSession, EndSession, Ready};
@@ -28,7 +28,7 @@ async fn an_older_session_writes_nothing_more() {
         last_epoch,
         journal: Vec::new(),
     };
-    let claim = |epoch| Claim { agent_seq, epoch, window: 32, in_flight: HashSet::new() };
+    let claim = |epoch| look(store.clock.now_ms(), agent_seq, epoch, 32, &HashSet::new());
 
     let older = store.write(begin(1, 0)).await.unwrap().epoch;
     assert!(store.write(claim(older)).await.unwrap().rows.is_empty(), "its journal has not confirmed the epoch");

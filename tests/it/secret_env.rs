@@ -111,7 +111,7 @@ async fn the_command_sees_it_and_nothing_keeps_it() {
     server.process.ended().await;
     nowhere_in(folder.path(), "when both have stopped");
     let log = std::fs::read_to_string(folder.path().join("server.log")).unwrap();
-    assert!(log.contains("TRACE"), "the log says all that it can");
+    assert!(log.contains("DEBUG"), "the log says all that it can");
 }
 
 #[tokio::test]

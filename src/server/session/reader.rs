@@ -2,7 +2,7 @@
 //! to the writer.
 //!
 //! It does not wait for one commit before it reads the next frame: up to [`PENDING_MAX`] are under way. When they are,
-//! it stops reading, and TCP slows this agent and no other.
+//! it stops reading, and TCP slows this agent and no other. Frames that came together are queued together.
 
 use super::handshake::Session;
 use super::writer::Note;
@@ -15,7 +15,9 @@ use crate::protocol::plain::plain;
 use crate::server::app::App;
 use crate::server::upgrade::Socket;
 use crate::store::agents::StoreFacts;
+use crate::store::commit::Job;
 use crate::store::error::StoreError;
+use crate::store::handle::job;
 use crate::store::op::Operation;
 use crate::store::output::AppendOutput;
 use crate::store::progress::{Accept, Finish, Progress, Report, Start};
@@ -56,13 +58,15 @@ pub struct Reader {
     stream: SplitStream<Socket>,
     notes: mpsc::Sender<Note>,
     pending: FuturesOrdered<Pending>,
+    /// Operations of frames that were read, to be queued together. Their commits are among the pending.
+    unqueued: Vec<Job>,
     faults: u32,
 }
 
 impl Reader {
     /// Reads `stream` for `session`.
     pub fn new(app: Arc<App>, session: Session, stream: SplitStream<Socket>, notes: mpsc::Sender<Note>) -> Self {
-        Self { app, session, stream, notes, pending: FuturesOrdered::new(), faults: 0 }
+        Self { app, session, stream, notes, pending: FuturesOrdered::new(), unqueued: Vec::new(), faults: 0 }
     }
 
     /// Reads until the connection or the session ends; answers why, if nobody else has said.
@@ -80,13 +84,31 @@ impl Reader {
             standing.held_up.store(true, Ordering::Relaxed);
             let handled = match event {
                 Event::Ended => Err(CloseReason::ConnectionLost),
-                Event::Committed(result) => self.committed(result).await,
-                Event::Frame(frame) => self.frame(frame).await,
+                Event::Committed(result) => Box::pin(self.committed(result)).await,
+                Event::Frame(frame) => Box::pin(self.frames(frame)).await,
             };
             if let Err(reason) = handled {
                 return reason;
             }
         }
+    }
+
+    /// Takes a frame and those that have come with it.
+    async fn frames(&mut self, first: Option<Result<Message, SocketError>>) -> Result<(), CloseReason> {
+        let mut taken = self.frame(first).await;
+        while taken.is_ok()
+            && !self.unqueued.is_empty()
+            && self.pending.len() < PENDING_MAX
+            && let Some(frame) = self.stream.next().now_or_never()
+        {
+            taken = self.frame(frame).await;
+        }
+        // What came before the end of the connection counts.
+        if !self.unqueued.is_empty() {
+            let jobs = std::mem::take(&mut self.unqueued);
+            self.app.store.queue_all(jobs).await.map_err(|_| CloseReason::ServerStorage)?;
+        }
+        taken
     }
 
     async fn frame(&mut self, frame: Option<Result<Message, SocketError>>) -> Result<(), CloseReason> {
@@ -96,7 +118,7 @@ impl Reader {
                 // A newer agent may say more than we understand: it is told, and that is no breach.
                 Err(error @ FrameError::UnknownType(_)) => {
                     tracing::debug!(agent = %self.session.name, error = %plain(&error.to_string(), 200), "unknown frame");
-                    self.note(Note::Fault(error.answer())).await
+                    self.note(Note::Fault(Box::new(error.answer()))).await
                 }
                 Err(error) => self.fault(error.answer()).await,
             },
@@ -105,7 +127,7 @@ impl Reader {
                     let delivery = frame.delivery;
                     let (agent_seq, epoch) = (self.session.agent_seq, self.session.standing.epoch);
                     let operation = AppendOutput { agent_seq, epoch, frame };
-                    self.queue(operation, move |progress| Committed::Other(delivery, progress)).await
+                    self.queue(operation, move |progress| Committed::Other(delivery, progress))
                 }
                 Err(error) => self.fault(ErrorFrame { code: "malformed".to_owned(), message: error.to_string() }).await,
             },
@@ -135,16 +157,16 @@ impl Reader {
         match frame {
             AgentFrame::Accepted { delivery } => {
                 let operation = Accept(report(delivery));
-                self.queue(operation, move |progress| Committed::Accepted(delivery, progress)).await
+                self.queue(operation, move |progress| Committed::Accepted(delivery, progress))
             }
             AgentFrame::Started { delivery } => {
                 let operation = Start(report(delivery));
-                self.queue(operation, move |progress| Committed::Other(delivery, progress)).await
+                self.queue(operation, move |progress| Committed::Other(delivery, progress))
             }
             AgentFrame::Finished { delivery, mut outcome } => {
                 outcome.cut_reason();
                 let operation = Finish { report: report(delivery), outcome };
-                self.queue(operation, move |progress| Committed::Finished(delivery, progress)).await
+                self.queue(operation, move |progress| Committed::Finished(delivery, progress))
             }
             AgentFrame::Facts { facts } => {
                 let facts = facts.to_string();
@@ -154,7 +176,7 @@ impl Reader {
                 }
                 let operation =
                     StoreFacts { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, facts };
-                self.queue(operation, |()| Committed::Facts).await
+                self.queue(operation, |()| Committed::Facts)
             }
             AgentFrame::Hello(_) | AgentFrame::Ready => {
                 let message = "the session has begun already".to_owned();
@@ -168,13 +190,14 @@ impl Reader {
         }
     }
 
-    /// Queues an operation; its place in the database's queue is taken now, its commit is awaited with the others.
-    async fn queue<O: Operation + 'static>(
+    /// Has an operation queued with others; its commit is awaited with the others.
+    fn queue<O: Operation + 'static>(
         &mut self,
         operation: O,
         then: impl FnOnce(O::Answer) -> Committed + Send + 'static,
     ) -> Result<(), CloseReason> {
-        let reply = self.app.store.queue(operation).await.map_err(|_| CloseReason::ServerStorage)?;
+        let (job, reply) = job(operation);
+        self.unqueued.push(job);
         self.pending.push_back(async move { reply.done().await.map(then) }.boxed());
         Ok(())
     }
@@ -227,6 +250,6 @@ impl Reader {
         if self.faults > FAULTS_MAX {
             return Err(CloseReason::ProtocolError);
         }
-        self.note(Note::Fault(error)).await
+        self.note(Note::Fault(Box::new(error))).await
     }
 }

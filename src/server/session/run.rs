@@ -19,7 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let peer = connection.peer;
     let mut claimed = None;
-    let session = match handshake(&app, &mut socket, &connection, &mut claimed).await {
+    // Boxed, here and in what a session does now and then: what it takes is given back, and an idle agent costs little.
+    let session = match Box::pin(handshake(&app, &mut socket, &connection, &mut claimed)).await {
         Ok(session) => session,
         Err(reason) => {
             tracing::info!(%peer, %reason, "{HELLO_LOG}");
@@ -36,7 +37,7 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     connection.place.is_no_stranger();
     let standing = Arc::clone(&session.standing);
     let (agent, name, epoch) = (session.agent_seq, session.name.clone(), standing.epoch);
-    match ready(&app, &mut socket, &session).await {
+    match Box::pin(ready(&app, &mut socket, &session)).await {
         Ok(()) => {
             tracing::info!(%peer, agent = %name, epoch, "agent connected");
             converse(&app, socket, session).await;
@@ -54,7 +55,8 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
         }
     }
     let proven_ms = standing.proven_ms.load(Ordering::Relaxed);
-    if let Err(error) = app.store.write(EndSession { agent_seq: agent, epoch, proven_ms, reason }).await {
+    let end = EndSession { agent_seq: agent, epoch, proven_ms, reason };
+    if let Err(error) = Box::pin(app.store.write(end)).await {
         tracing::warn!(%error, "the end of a session could not be stored");
     }
     drop(connection);

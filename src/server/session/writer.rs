@@ -1,8 +1,9 @@
 //! The writing half: the only task that owns the sending half of one agent's socket.
 //!
-//! It waits for its bell, its poll tick, its keepalive and the reader's notes, looks at its own rows of the outbox, and
-//! writes each frame under a deadline. It holds no lock, and no other agent's writer waits for it. There is no cursor:
-//! a row that is still `queued` and not in flight on this connection is to be sent.
+//! It looks at its own rows of the outbox, and writes each frame under a deadline. A look that finds nothing stays with the
+//! committing thread ([`crate::store::parked`]), which answers as soon as there is something; meanwhile the writer waits
+//! for that answer, its bell, its poll tick, its keepalive and the reader's notes. It holds no lock, and no other agent's
+//! writer waits for it. There is no cursor: a row that is still `queued` and not in flight on this connection is to be sent.
 
 use super::handshake::{CLOSE_TIMEOUT, Session, close_frame};
 use crate::backoff::jitter;
@@ -17,9 +18,10 @@ use crate::server::app::App;
 use crate::server::sealed;
 use crate::server::upgrade::Socket;
 use crate::store::error::StoreError;
-use crate::store::outbox::{Claim, IN_FLIGHT_BYTES_MAX, OutboxRow, Withdraw};
-use futures_util::SinkExt;
+use crate::store::outbox::{Claim, Claimed, IN_FLIGHT_BYTES_MAX, Nudge, OutboxRow, Withdraw};
+use futures_util::future::BoxFuture;
 use futures_util::stream::SplitSink;
+use futures_util::{FutureExt, SinkExt};
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
@@ -46,11 +48,12 @@ pub enum Note {
     /// The pong to the ping of this number.
     Pong(u64),
     /// The agent's frame made no sense.
-    Fault(ErrorFrame),
+    Fault(Box<ErrorFrame>),
 }
 
 enum Event {
     Note(Option<Note>),
+    Claimed(Result<Claimed, StoreError>),
     Bell,
     Poll,
     Ping,
@@ -66,6 +69,24 @@ struct InFlight {
     bytes: usize,
 }
 
+/// A look at the outbox that is not answered yet.
+struct UnderWay {
+    answer: BoxFuture<'static, Result<Claimed, StoreError>>,
+    /// How many deliveries were in flight when it began.
+    in_flight: usize,
+    /// Enough bytes were.
+    full: bool,
+}
+
+impl UnderWay {
+    async fn answered(claim: &mut Option<Self>) -> Result<Claimed, StoreError> {
+        match claim {
+            Some(claim) => claim.answer.as_mut().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// The writing half of a session.
 pub struct Writer {
     app: Arc<App>,
@@ -76,6 +97,8 @@ pub struct Writer {
     in_flight: HashMap<DeliveryId, InFlight>,
     /// Asked to cancel on this connection.
     cancelled: HashSet<DeliveryId>,
+    /// The look that is under way.
+    claim: Option<UnderWay>,
     /// The last look found more rows than there was room for.
     more: bool,
     /// It left rows alone until some bytes that are in flight have arrived.
@@ -84,12 +107,16 @@ pub struct Writer {
     ping_at: Instant,
     pong_due: Option<Instant>,
     poll_at: Instant,
+    poll_interval: Duration,
 }
 
 impl Writer {
     /// Writes to `sink` for `session`.
     pub fn new(app: Arc<App>, session: Session, sink: SplitSink<Socket, Message>, notes: mpsc::Receiver<Note>) -> Self {
         let now = Instant::now();
+        // Within ±20 %, so that a fleet's polls spread.
+        let interval = app.keepalive.poll_interval;
+        let poll_interval = interval.mul_f64(0.8) + jitter(interval.mul_f64(0.4));
         let mut writer = Self {
             app,
             session,
@@ -97,12 +124,14 @@ impl Writer {
             notes,
             in_flight: HashMap::new(),
             cancelled: HashSet::new(),
+            claim: None,
             more: false,
             held_back: false,
             ping_number: 0,
             ping_at: now,
             pong_due: None,
             poll_at: now,
+            poll_interval,
         };
         writer.ping_at = now + writer.ping_wait();
         writer
@@ -111,12 +140,6 @@ impl Writer {
     /// The ping interval within ±20 %, so that a fleet's pings spread.
     fn ping_wait(&self) -> Duration {
         let interval = self.app.keepalive.ping_interval;
-        interval.mul_f64(0.8) + jitter(interval.mul_f64(0.4))
-    }
-
-    /// The poll interval within ±20 %, likewise.
-    fn poll_wait(&self) -> Duration {
-        let interval = self.app.keepalive.poll_interval;
         interval.mul_f64(0.8) + jitter(interval.mul_f64(0.4))
     }
 
@@ -139,7 +162,7 @@ impl Writer {
         let agent = self.session.agent_seq;
         // Listening begins before each look, so a ring in between is not missed.
         let mut bell = pin!(board.listen(agent));
-        self.look().await?;
+        Box::pin(self.look()).await?;
         loop {
             let keepalive_at = self.pong_due.unwrap_or(self.ping_at);
             let (awaits_pong, accept_due, poll_at) = (self.pong_due.is_some(), self.accept_due(), self.poll_at);
@@ -150,6 +173,7 @@ impl Writer {
                 () = sleep_until(keepalive_at) => if awaits_pong { Event::PongOverdue } else { Event::Ping },
                 () = sleep_until(accept_due) => Event::AcceptOverdue,
                 note = self.notes.recv() => Event::Note(note),
+                claimed = UnderWay::answered(&mut self.claim) => Event::Claimed(claimed),
                 () = bell.as_mut() => Event::Bell,
                 () = sleep_until(poll_at) => Event::Poll,
             };
@@ -157,14 +181,18 @@ impl Writer {
                 Event::Ended => return Ok(()),
                 Event::Stop => return Err(CloseReason::Draining),
                 Event::Note(None) => return Err(CloseReason::ConnectionLost),
-                Event::Note(Some(note)) => self.note(note).await?,
+                Event::Note(Some(note)) => Box::pin(self.note(note)).await?,
+                Event::Claimed(claimed) => Box::pin(self.claimed(claimed)).await?,
                 Event::Bell => {
                     bell.set(board.listen(agent));
-                    self.look().await?;
+                    Box::pin(self.look()).await?;
                 }
-                Event::Poll => self.look().await?,
-                Event::Ping => self.ping().await?,
-                Event::PongOverdue | Event::AcceptOverdue => self.overdue().await?,
+                Event::Poll if standing.connected.clock_was_set(app.store.clock.now_ms()) => {
+                    return Err(CloseReason::ClockStep);
+                }
+                Event::Poll => Box::pin(self.look()).await?,
+                Event::Ping => Box::pin(self.ping()).await?,
+                Event::PongOverdue | Event::AcceptOverdue => Box::pin(self.overdue()).await?,
             }
         }
     }
@@ -226,7 +254,7 @@ impl Writer {
                 }
                 Ok(())
             }
-            Note::Fault(error) => self.send(&ServerFrame::Error(error)).await,
+            Note::Fault(error) => self.send(&ServerFrame::Error(*error)).await,
         }
     }
 
@@ -244,21 +272,35 @@ impl Writer {
         self.in_flight.values().map(|sent| sent.bytes).sum::<usize>() >= IN_FLIGHT_BYTES_MAX
     }
 
-    /// Looks at the outbox and sends what is not in flight, up to the window.
+    /// Looks at the outbox for what is not in flight, up to the window. If a look is under way, that one looks again.
     async fn look(&mut self) -> Result<(), CloseReason> {
-        self.poll_at = Instant::now() + self.poll_wait();
-        if self.session.standing.clock_was_set(self.app.store.clock.now_ms()) {
-            return Err(CloseReason::ClockStep);
+        self.poll_at = Instant::now() + self.poll_interval;
+        let (agent_seq, store) = (self.session.agent_seq, &self.app.store);
+        if self.claim.is_some() {
+            let nudged = store.queue(Nudge { agent_seq }).await;
+            return nudged.map(drop).map_err(|_| CloseReason::ServerStorage);
         }
         let full = self.is_full();
         let claim = Claim {
-            agent_seq: self.session.agent_seq,
+            agent_seq,
             epoch: self.session.standing.epoch,
             // Cancels go out all the same.
             window: if full { 0 } else { self.app.keepalive.window as usize },
             in_flight: self.in_flight.keys().copied().collect(),
+            cancelled: self.cancelled.clone(),
+            since: self.session.standing.connected,
+            parks: !full,
         };
-        let claimed = self.app.store.write(claim).await.map_err(|error| match error {
+        let in_flight = claim.in_flight.len();
+        let reply = store.queue(claim).await.map_err(|_| CloseReason::ServerStorage)?;
+        self.claim = Some(UnderWay { answer: reply.done().boxed(), in_flight, full });
+        Ok(())
+    }
+
+    /// Sends what a look found, and looks for more.
+    async fn claimed(&mut self, claimed: Result<Claimed, StoreError>) -> Result<(), CloseReason> {
+        let Some(claim) = self.claim.take() else { return Ok(()) };
+        let claimed = claimed.map_err(|error| match error {
             StoreError::NotFound { .. } => CloseReason::Revoked,
             StoreError::Fenced => CloseReason::Superseded,
             error => {
@@ -266,7 +308,12 @@ impl Writer {
                 CloseReason::ServerStorage
             }
         })?;
-        (self.more, self.held_back) = (claimed.more, claimed.held_back || full);
+        if claimed.clock_was_set {
+            return Err(CloseReason::ClockStep);
+        }
+        (self.more, self.held_back) = (claimed.more, claimed.held_back || claim.full);
+        // What was accepted since it began made room that it did not know of.
+        let has_room = self.in_flight.len() < claim.in_flight || !(self.more || self.held_back);
         for row in claimed.rows {
             self.dispatch(row).await?;
         }
@@ -275,7 +322,8 @@ impl Writer {
                 self.send(&ServerFrame::Cancel { delivery }).await?;
             }
         }
-        Ok(())
+        // Without room the next look waits for a note.
+        if has_room { self.look().await } else { Ok(()) }
     }
 
     async fn dispatch(&mut self, mut row: OutboxRow) -> Result<(), CloseReason> {

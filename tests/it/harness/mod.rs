@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod ca_front;
 pub mod chance;
+pub mod claim;
 pub mod cli;
 pub mod eventually;
 pub mod fleet;

@@ -4,6 +4,7 @@
 //! what a kill leaves at any moment is the log up to the length that it has then. The length is noted at each answer,
 //! and afterwards each such file is made and opened.
 
+use crate::harness::claim::look;
 use crate::harness::raw_agent::success;
 use crate::harness::small_disk::SmallDisk;
 use crate::model::steps::Step;
@@ -16,7 +17,6 @@ use postrider::store::cancel::Cancel;
 use postrider::store::enqueue::{Enqueue, Selector};
 use postrider::store::error::StoreError;
 use postrider::store::op::LookOutside;
-use postrider::store::outbox::Claim;
 use postrider::store::output::AppendOutput;
 use postrider::store::progress::{Finish, Progress, Report};
 use postrider::store::session::{BeginSession, Ready};
@@ -149,7 +149,8 @@ fn held(world: &mut World) -> Report {
     };
     let epoch = world.write(begin).unwrap().epoch;
     world.write(Ready { agent_seq, epoch, pin: None }).unwrap();
-    let claimed = world.write(Claim { agent_seq, epoch, window: 1, in_flight: HashSet::new() }).unwrap();
+    let claim = look(world.now_ms, agent_seq, epoch, 1, &HashSet::new());
+    let claimed = world.write(claim).unwrap();
     Report { agent_seq, epoch, delivery: claimed.rows[0].id }
 }
 

@@ -2,6 +2,7 @@
 //! what it has queued before counts, in every order, in one group.
 
 use super::orders::each_order;
+use crate::harness::claim::look;
 use crate::harness::raw_agent::success;
 use crate::model::steps::Step;
 use crate::model::world::World;
@@ -11,7 +12,7 @@ use postrider::protocol::output::{OutputFrame, Stream};
 use postrider::protocol::state::State;
 use postrider::store::error::StoreError;
 use postrider::store::op::{LookOutside, Operation};
-use postrider::store::outbox::{Claim, Claimed};
+use postrider::store::outbox::Claimed;
 use postrider::store::output::AppendOutput;
 use postrider::store::progress::{Accept, Finish, Progress, Report, Start};
 use postrider::store::session::{BeginSession, Ready, SessionBegun};
@@ -95,12 +96,8 @@ fn in_order(world: &mut World, order: &[usize], arrived: bool) {
     let enqueue = Step::Enqueue { targets: 1, ttl_minutes: 600, timeout_minutes: 1 };
     let agent_seq = world.enrolled[AGENT].seq;
     world.step(&enqueue);
-    let claim = |in_flight: &HashSet<DeliveryId>, epoch| Claim {
-        agent_seq,
-        epoch,
-        window: WINDOW,
-        in_flight: in_flight.clone(),
-    };
+    let now_ms = world.now_ms;
+    let claim = |in_flight: &HashSet<DeliveryId>, epoch| look(now_ms, agent_seq, epoch, WINDOW, in_flight);
     let first = claim(&HashSet::new(), epoch);
     let Answer::Rows(dispatched) = rows(world.write(first).unwrap()) else { unreachable!() };
     assert_eq!(dispatched, world.rows.look(AGENT, WINDOW, &HashSet::new(), world.now_ms).rows);

@@ -3,11 +3,11 @@
 use super::links::{Link, ToAgent, ToServer};
 use super::rows::Look;
 use super::world::{World, output_byte};
+use crate::harness::claim::look;
 use postrider::protocol::close::CloseReason;
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::output::{OutputFrame, Stream};
 use postrider::store::error::StoreError;
-use postrider::store::outbox::Claim;
 use postrider::store::output::AppendOutput;
 use postrider::store::progress::{Accept, Finish, Progress, Report, Start};
 use postrider::store::session::{BeginSession, EndSession, Ready, SessionBegun};
@@ -79,12 +79,7 @@ impl World {
     pub fn look(&mut self, agent: usize, older: bool) -> bool {
         let Some(at) = self.session(agent, older) else { return false };
         let link = &self.agents[agent].links[at];
-        let claim = Claim {
-            agent_seq: self.enrolled[agent].seq,
-            epoch: link.epoch.unwrap(),
-            window: WINDOW,
-            in_flight: link.in_flight.clone(),
-        };
+        let claim = look(self.now_ms, self.enrolled[agent].seq, link.epoch.unwrap(), WINDOW, &link.in_flight);
         let answer = self.write(claim);
         if self.enrolled[agent].revoked {
             assert!(matches!(answer, Err(StoreError::NotFound { .. })), "{answer:?}");
