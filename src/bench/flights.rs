@@ -66,8 +66,7 @@ impl Flights {
         let (landed, receiver) = oneshot::channel();
         let Some(mut flight) = self.flight(slot) else { return (Mark { slot, turn: 0 }, receiver) };
         let turn = flight.turn.wrapping_add(1);
-        *flight =
-            Flight { turn, to_journal: deliveries, to_store: deliveries, journaled: None, landed: Some(landed) };
+        *flight = Flight { turn, to_journal: deliveries, to_store: deliveries, journaled: None, landed: Some(landed) };
         (Mark { slot, turn }, receiver)
     }
 

@@ -1,8 +1,8 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, output, run, show,
-    tokens,
+    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, output, run,
+    show, tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};

@@ -1,8 +1,8 @@
 //! `postrider demo`: the main job in one command, with a server and real agents as child processes.
 
 use super::agents;
-use super::client::ApiClient;
 use super::children::Site;
+use super::client::ApiClient;
 use super::error::{About, CliError};
 use super::follow::{Followed, Show, follow};
 use super::interrupt::Interrupts;

@@ -27,7 +27,9 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Audit(args) => Box::pin(audit::run(args)).await,
         Verb::Login(args) => Box::pin(login::run(args)).await,
         Verb::Completions(args) => completions::run(&args),
-        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) => Err(CliError::Usage("this verb is a role of its own".to_owned())),
+        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) => {
+            Err(CliError::Usage("this verb is a role of its own".to_owned()))
+        }
     }
 }
 
