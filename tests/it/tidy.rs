@@ -6,7 +6,7 @@ use postrider::protocol::close::CloseReason;
 use postrider::protocol::frame::{AgentFrame, ServerFrame};
 use postrider::protocol::state::State;
 use postrider::server::metrics::{Metrics, StoreMetrics};
-use postrider::store::handle::Counter;
+use postrider::store::handle::{Committed, Counter};
 use postrider::store::migrate::SCHEMA;
 use rusqlite::{Connection, ErrorCode};
 use serde::de::DeserializeOwned;
@@ -115,7 +115,7 @@ fn nothing_wrong(wrong: &[String]) {
 fn imports_go_downwards_only() {
     let sources = sources();
     let floors = floors(&sources);
-    assert_eq!(floors.values().max(), Some(&3), "{floors:?}");
+    assert_eq!((floors["server"], floors["bench"]), (3, 4), "{floors:?}");
     let mut wrong = Vec::new();
     for source in sources.iter().filter(|source| !matches!(source.path.as_str(), "lib.rs" | "main.rs")) {
         let own = source.module();
@@ -129,6 +129,8 @@ fn imports_go_downwards_only() {
                 "agent" if module == "clock" => false,
                 // They speak to the server, never to its database.
                 "agent" | "cli" => *below < 2,
+                // What it measures it sees from outside.
+                "bench" if module == "server" => false,
                 _ if floor == 0 => *below == 0,
                 _ => *below < floor,
             };
@@ -253,7 +255,7 @@ fn the_operations_document_has_every_metric() {
     metrics.answered("/healthz", 200);
     let store = StoreMetrics(Arc::clone(&metrics));
     store.moved(State::Queued);
-    store.committed(1, Duration::ZERO);
+    store.committed(Committed { operations: 1, rows: 1, took: Duration::ZERO });
     let text = metrics.text();
     let names: Vec<_> = text
         .lines()
