@@ -229,3 +229,21 @@ fn has_succeeded(body: &[u8]) -> bool {
     }
     serde_json::from_slice::<State<'_>>(body).is_ok_and(|command| command.state == "succeeded")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_moment_that_is_due_is_taken_once_and_the_last_one_too() {
+        let begin = Instant::now();
+        let ticks = Ticks::start(1000, begin, begin + Duration::from_millis(50));
+        let mut due = Vec::new();
+        while let Some(moment) = ticks.next().await {
+            assert!(moment <= Instant::now());
+            due.push(moment - begin);
+        }
+        assert_eq!(due, (0..50).map(Duration::from_millis).collect::<Vec<_>>());
+        assert_eq!(ticks.left(), 0);
+    }
+}
