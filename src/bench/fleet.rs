@@ -185,7 +185,7 @@ pub fn start(simulated: Vec<Simulated>, submitters: u32, tasks: &Tasks) -> Arc<F
 /// Waits until so many are connected.
 ///
 /// # Errors
-/// [`CliError::Child`] when they are not within [`CONNECT_MAX`].
+/// [`CliError::Child`] when they are not within five minutes.
 pub async fn all_connected(fleet: &Fleet, agents: usize) -> Result<(), CliError> {
     let (begun, mut told) = (Instant::now(), Instant::now());
     loop {
