@@ -26,10 +26,12 @@ impl Usage {
         };
         // In kilobytes; on Apple's systems in bytes.
         let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+        let (resident_bytes, most) = (resident_bytes(), u64::try_from(usage.max_rss()).unwrap_or(0) * unit);
         Self {
             cpu: duration(usage.user_time()) + duration(usage.system_time()),
-            resident_bytes: resident_bytes(),
-            resident_bytes_max: u64::try_from(usage.max_rss()).unwrap_or(0) * unit,
+            resident_bytes,
+            // The kernel brings its maximum up to date a little later.
+            resident_bytes_max: most.max(resident_bytes),
         }
     }
 

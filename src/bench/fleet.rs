@@ -5,13 +5,13 @@ use super::simulated::{Fleet, Simulated};
 use crate::agent::credential::Credential;
 use crate::agent::facts;
 use crate::cli::children::Site;
-use crate::cli::client::{ApiClient, part};
+use crate::cli::client::ApiClient;
 use crate::cli::error::{About, CliError};
 use crate::cli::{agents, out};
-use crate::http_client::HttpClient;
+use crate::http_client::{HttpClient, ServerUrl};
 use crate::protocol::access::{EnrollRequest, EnrollResponse, JoinRequest, JoinResponse};
-use crate::protocol::http::BODY_BYTES_MAX;
-use crate::protocol::ids::{CommandId, JoinId};
+use crate::protocol::http::{BODY_BYTES_MAX, Problem};
+use crate::protocol::ids::{AgentId, CommandId, JoinId};
 use crate::protocol::join::JoinString;
 use crate::protocol::name::{AgentName, Tags};
 use crate::secret::Secret;
@@ -30,7 +30,7 @@ pub const TAG: &str = "bench";
 /// How long a join string of ours is good, in seconds.
 const JOIN_SECS: f64 = 3600.0;
 /// Enrollments under way at one time, each on a connection of its own.
-const ENROLLING: usize = 32;
+const ENROLLING: u32 = 32;
 /// How long all agents may take to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -38,6 +38,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What the agents of this run enroll with.
 #[derive(Clone, Debug)]
 pub struct Muster {
+    client: ApiClient,
     id: JoinId,
     join: String,
     /// Its value of [`TAG`], which no other run has.
@@ -61,7 +62,7 @@ impl Muster {
         };
         let made: JoinResponse = client.post("/api/join", &request, None, About::Joins).await?;
         let join = made.join.ok_or_else(|| CliError::Child("the server showed no join string".to_owned()))?;
-        Ok(Self { id: made.id, join, run })
+        Ok(Self { client: client.clone(), id: made.id, join, run })
     }
 
     /// Enrolls simulated agents; so many of a hundred will be black-holed.
@@ -70,37 +71,39 @@ impl Muster {
     /// [`CliError`].
     pub async fn enroll(&self, agents: u32, black_hole: u32) -> Result<Vec<Simulated>, CliError> {
         let join = JoinString::decode(&self.join).map_err(|error| CliError::Child(error.to_string()))?;
-        let url = crate::http_client::ServerUrl::parse(&join.url).map_err(CliError::Address)?;
+        let url = ServerUrl::parse(&join.url).map_err(CliError::Address)?;
         let trust = Trust::new(&join.pins);
         let (url, trust, secret) = (&url, &trust, &join.secret);
         // Spread over the fleet evenly: every so manyth.
         let is_black_holed = |number: u32| (number + 1) * black_hole / 100 > number * black_hole / 100;
-        let hands = (0..ENROLLING as u32).map(|hand| async move {
+        let hands = (0..agents.min(ENROLLING)).map(|hand| async move {
             let mut client = HttpClient::connect(url, trust).await.map_err(CliError::Unreachable)?;
             let mut enrolled = Vec::new();
-            for number in (hand..agents).step_by(ENROLLING) {
+            for number in (hand..agents).step_by(ENROLLING as usize) {
                 let name: AgentName =
                     format!("bench-{number}").parse().map_err(|_| CliError::Child("a bad name".to_owned()))?;
                 let mut credential = Credential::generate(url.clone(), join.server_id, name);
                 credential.trust = trust.clone();
                 let id = enroll(&mut client, secret, &credential).await?;
-                enrolled.push(Simulated { credential, id, is_black_holed: is_black_holed(number) });
+                enrolled.push((number, Simulated { credential, id, is_black_holed: is_black_holed(number) }));
             }
             Ok::<_, CliError>(enrolled)
         });
         let mut simulated = Vec::with_capacity(agents as usize);
-        let mut hands = stream::iter(hands).buffer_unordered(ENROLLING);
+        let mut hands = stream::iter(hands).buffer_unordered(ENROLLING as usize);
         while let Some(enrolled) = hands.next().await {
             simulated.append(&mut enrolled?);
         }
-        Ok(simulated)
+        // By number, so that black-holed ones do not come in a row.
+        simulated.sort_unstable_by_key(|(number, _)| *number);
+        Ok(simulated.into_iter().map(|(_, agent)| agent).collect())
     }
 
     /// Starts real agents, and waits until they are connected; answers their names.
     ///
     /// # Errors
     /// [`CliError`].
-    pub async fn start_real(&self, site: &mut Site, client: &ApiClient, agents: u32) -> Result<Vec<String>, CliError> {
+    pub async fn start_real(&self, site: &mut Site, agents: u32) -> Result<Vec<String>, CliError> {
         // Each starts as much as it can: the default limit is for a fleet that somebody takes over.
         let flags = ["--starts-per-minute", "60000"];
         let names: Vec<String> = (0..agents).map(|number| format!("bench-{number}")).collect();
@@ -110,7 +113,8 @@ impl Muster {
         let late = Instant::now() + CONNECT_MAX;
         let tags = [(TAG.to_owned(), self.run.clone())];
         loop {
-            let online: Vec<_> = agents::all(client, &tags).await?.into_iter().filter(|agent| agent.online).collect();
+            let online: Vec<_> =
+                agents::all(&self.client, &tags).await?.into_iter().filter(|agent| agent.online).collect();
             if online.len() >= names.len() {
                 return Ok(online.into_iter().map(|agent| agent.id.to_string()).collect());
             }
@@ -122,25 +126,27 @@ impl Muster {
         }
     }
 
-    /// Takes the agents and the join string out of a server that stays.
+    /// Takes the join string and the agents out of a server that stays. The string goes first, so that none comes after.
     ///
     /// # Errors
-    /// As [`ApiClient::delete`].
-    pub async fn dismiss(&self, client: &ApiClient) -> Result<(), CliError> {
+    /// As [`ApiClient::delete`]; the others are taken out all the same.
+    pub async fn dismiss(&self) -> Result<(), CliError> {
+        let client = &self.client;
         client.delete(&format!("/api/join/{}", self.id), About::Joins).await?;
         let tags = [(TAG.to_owned(), self.run.clone())];
-        for agent in agents::all(client, &tags).await? {
-            client.delete(&format!("/api/agents/{}", part(&agent.id.to_string())), About::Agents).await?;
+        let paths = agents::all(client, &tags).await?.into_iter().map(|agent| format!("/api/agents/{}", agent.id));
+        let mut revoked = stream::iter(paths)
+            .map(|path| async move { client.delete(&path, About::Agents).await })
+            .buffer_unordered(ENROLLING as usize);
+        let mut all = Ok(());
+        while let Some(one) = revoked.next().await {
+            all = all.and(one);
         }
-        Ok(())
+        all
     }
 }
 
-async fn enroll(
-    client: &mut HttpClient,
-    secret: &Secret,
-    credential: &Credential,
-) -> Result<crate::protocol::ids::AgentId, CliError> {
+async fn enroll(client: &mut HttpClient, secret: &Secret, credential: &Credential) -> Result<AgentId, CliError> {
     let request = EnrollRequest {
         secret: secret.expose().to_owned(),
         public_key: credential.public_key(),
@@ -153,10 +159,12 @@ async fn enroll(
         .send(Method::POST, "/api/enroll", &headers, body, Duration::ZERO, BODY_BYTES_MAX)
         .await
         .map_err(CliError::Unreachable)?;
-    let enrolled: EnrollResponse = serde_json::from_slice(&answer.body).map_err(|_| {
-        CliError::Child(format!("an agent could not enroll: {}", String::from_utf8_lossy(&answer.body)))
-    })?;
-    Ok(enrolled.agent_id)
+    let enrolled = serde_json::from_slice::<EnrollResponse>(&answer.body);
+    enrolled.map(|enrolled| enrolled.agent_id).map_err(|_| {
+        let problem = serde_json::from_slice::<Problem>(&answer.body).map(|problem| problem.detail);
+        let why = problem.unwrap_or_else(|_| format!("the server answered with status {}", answer.status));
+        CliError::Child(format!("an agent could not enroll: {why}"))
+    })
 }
 
 /// Lets simulated agents live.
@@ -177,8 +185,8 @@ pub fn start(simulated: Vec<Simulated>, submitters: u32, tasks: &Tasks) -> Arc<F
 /// Waits until so many are connected.
 ///
 /// # Errors
-/// [`CliError::Child`] when they are not within [`CONNECT_MAX`].
-pub async fn all_connected(fleet: &Fleet, agents: usize, what: &str) -> Result<(), CliError> {
+/// [`CliError::Child`] when they are not within five minutes.
+pub async fn all_connected(fleet: &Fleet, agents: usize) -> Result<(), CliError> {
     let (begun, mut told) = (Instant::now(), Instant::now());
     loop {
         let connected = fleet.connected.load(Ordering::Relaxed);
@@ -193,7 +201,7 @@ pub async fn all_connected(fleet: &Fleet, agents: usize, what: &str) -> Result<(
         }
         if told.elapsed() >= Duration::from_secs(2) {
             told = Instant::now();
-            out::note(&format!("  {connected} of {agents} agents {what}"));
+            out::note(&format!("  {connected} of {agents} agents are connected"));
         }
         sleep(LOOK_EVERY).await;
     }

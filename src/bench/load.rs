@@ -19,6 +19,14 @@ use tokio::time::{Instant, sleep, timeout};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Pause after a submission that was not taken.
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+/// A connection that was not used for so long is opened anew: after 10 s the server closes it, and a submission that finds
+/// it closed would pass for one that was refused.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+
+/// For how long after the end submitters take what was due before it: so long a stall of the server shows in the latencies
+/// whole. What is left then counts as not submitted.
+const BACKLOG: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// When commands are due.
 #[derive(Debug)]
@@ -35,6 +43,7 @@ pub struct Ticks {
     begin: Instant,
     rate: u32,
     due: Semaphore,
+    come: AtomicU64,
     taken: AtomicU64,
 }
 
@@ -42,7 +51,8 @@ impl Ticks {
     /// `rate` of them a second from `begin` until `end`. A thread of its own wakes the submitters: the runtime's timers
     /// would be late by up to a millisecond.
     pub fn start(rate: u32, begin: Instant, end: Instant) -> Arc<Self> {
-        let ticks = Arc::new(Self { begin, rate, due: Semaphore::new(0), taken: AtomicU64::new(0) });
+        let ticks =
+            Arc::new(Self { begin, rate, due: Semaphore::new(0), come: AtomicU64::new(0), taken: AtomicU64::new(0) });
         let own = Arc::clone(&ticks);
         std::thread::spawn(move || {
             for number in 0.. {
@@ -51,7 +61,13 @@ impl Ticks {
                     break;
                 }
                 std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                own.come.fetch_add(1, Ordering::Relaxed);
                 own.due.add_permits(1);
+            }
+            // What was due is not forgotten at the end, but works off for a while.
+            let late = end + BACKLOG;
+            while own.left() > 0 && Instant::now() < late {
+                std::thread::sleep(LOOK_EVERY);
             }
             own.due.close();
         });
@@ -66,6 +82,12 @@ impl Ticks {
     async fn next(&self) -> Option<Instant> {
         self.due.acquire().await.ok()?.forget();
         Some(self.at(self.taken.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// How many have come and were taken by nobody yet: all submitters are busy.
+    pub fn left(&self) -> u64 {
+        // Not the semaphore's own number: that leaves out whom it has woken, and closing it sends those away.
+        self.come.load(Ordering::Relaxed).saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 }
 
@@ -110,7 +132,7 @@ impl Load {
     pub async fn submit(self: Arc<Self>, slot: u32) {
         let authorization = self.client.authorization();
         let headers = [("authorization", authorization.as_str()), ("content-type", "application/json")];
-        let mut connection = None;
+        let mut connection: Option<(HttpClient, Instant)> = None;
         while let Some(due) = self.due().await {
             let shot = self.aim();
             let flight = self.fleet.as_ref().map(|fleet| fleet.flights.begin(slot, shot.deliveries));
@@ -124,6 +146,7 @@ impl Load {
                 ..SubmitRequest::default()
             };
             let body = Bytes::from(serde_json::to_vec(&request).expect("plain data with string keys"));
+            connection = connection.filter(|(_, used)| used.elapsed() < IDLE_MAX);
             let answer = match self.send(&mut connection, &shot.path, &headers, body).await {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -181,16 +204,21 @@ impl Load {
 
     async fn send(
         &self,
-        connection: &mut Option<HttpClient>,
+        connection: &mut Option<(HttpClient, Instant)>,
         path: &str,
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer, HttpClientError> {
-        let client = match connection {
-            Some(client) => client,
-            None => connection.insert(HttpClient::connect(self.client.url(), self.client.trust()).await?),
+        let (client, used) = match connection {
+            Some(connection) => connection,
+            None => {
+                let client = HttpClient::connect(self.client.url(), self.client.trust()).await?;
+                connection.insert((client, Instant::now()))
+            }
         };
-        client.send(Method::POST, path, headers, body, PATIENCE, ANSWER_BYTES_MAX).await
+        let answer = client.send(Method::POST, path, headers, body, PATIENCE, ANSWER_BYTES_MAX).await;
+        *used = Instant::now();
+        answer
     }
 }
 
@@ -200,4 +228,22 @@ fn has_succeeded(body: &[u8]) -> bool {
         state: &'a str,
     }
     serde_json::from_slice::<State<'_>>(body).is_ok_and(|command| command.state == "succeeded")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_moment_that_is_due_is_taken_once_and_the_last_one_too() {
+        let begin = Instant::now();
+        let ticks = Ticks::start(1000, begin, begin + Duration::from_millis(50));
+        let mut due = Vec::new();
+        while let Some(moment) = ticks.next().await {
+            assert!(moment <= Instant::now());
+            due.push(moment - begin);
+        }
+        assert_eq!(due, (0..50).map(Duration::from_millis).collect::<Vec<_>>());
+        assert_eq!(ticks.left(), 0);
+    }
 }

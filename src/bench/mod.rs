@@ -9,4 +9,6 @@ pub mod place;
 pub mod report;
 pub mod run;
 pub mod simulated;
+pub mod stage;
 pub mod tally;
+pub mod verdict;

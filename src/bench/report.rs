@@ -2,19 +2,22 @@
 
 use super::cost::Reading;
 use super::tally::{Latency, Totals};
+use super::verdict::Verdict;
+use crate::cli::duration::span;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
-/// An open loop keeps up if at least this share of what was due was completed.
-const KEEPS_UP: f64 = 0.99;
-/// A person at a command line takes longer than this for a hang, in milliseconds.
-const PROMPT_MS: f64 = 1000.0;
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// What was measured, and how.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
+    /// The server that was measured; null: one of our own.
+    pub server: Option<String>,
+    /// Cores of this host.
+    pub cores: u32,
     /// Agents of this run.
     pub agents: u32,
     /// Submitters.
@@ -27,14 +30,18 @@ pub struct Report {
     pub deliveries_per_command: u32,
     /// Finished deliveries in the database before.
     pub history: u32,
-    /// So many of a hundred agents were black-holed.
-    pub black_hole: u32,
+    /// Agents of them that were black-holed.
+    pub black_holed: u32,
     /// Real agents, real processes.
     pub real: bool,
     /// TLS was spoken.
     pub tls: bool,
     /// Length of the window, in seconds.
     pub seconds: f64,
+    /// Commands that were due within the window; null: none was due at a time of its own.
+    pub due: Option<u64>,
+    /// Those of them that were not submitted within 5 s after its end: all submitters still waited. No latency counts them.
+    pub not_submitted: u64,
     /// Commands, durable within the window.
     pub accepted: u64,
     /// The same a second.
@@ -59,7 +66,7 @@ pub struct Report {
     pub operations_per_commit: f64,
     /// Rows that one of them wrote.
     pub rows_per_commit: f64,
-    /// CPU seconds of the server for 1,000 commands; null: none was completed.
+    /// CPU seconds of the server for 1,000 completed commands; null: none was completed.
     pub server_cpu_s_per_1000: Option<f64>,
     /// Share of a core that the server used.
     pub server_cores: f64,
@@ -69,13 +76,17 @@ pub struct Report {
     pub server_mib: f64,
     /// The most that it ever had, in MiB.
     pub server_mib_max: f64,
+    /// Agents that were connected at the end of the window.
+    pub connected: u32,
     /// From the first connection until all agents were connected, in seconds.
     pub connect_s: f64,
     /// From the kill of the server until all agents were back, in seconds; null: it was not killed.
     pub restart_s: Option<f64>,
     /// The list of all agents, in milliseconds.
     pub list_ms: f64,
-    /// Whether this host carries that.
+    /// Whether the load was carried.
+    pub carried: bool,
+    /// The same as a sentence.
     pub verdict: String,
 }
 
@@ -95,52 +106,14 @@ impl Report {
         self.commits_per_s = commits / wall;
         self.operations_per_commit = per(after.operations - before.operations, commits);
         self.rows_per_commit = per(after.rows - before.rows, commits);
-        self.server_cpu_s_per_1000 = (totals.completed > 0).then(|| per(cpu * 1000.0, totals.completed as f64));
+        // By their rates: between the readings lies a little more or less than the window.
+        self.server_cpu_s_per_1000 = (totals.completed > 0).then(|| cpu / wall * 1000.0 / self.completed_per_s);
         self.server_cores = cpu / wall;
         self.generator_cores = (after.own_cpu - before.own_cpu) / wall;
         self.server_mib = after.resident / MIB;
         self.server_mib_max = after.resident_max / MIB;
-        self.verdict = self.judge();
-    }
-
-    /// Whether every command was taken and answered.
-    pub fn is_whole(&self) -> bool {
-        self.refused.is_empty() && self.unanswered == 0
-    }
-
-    fn judge(&self) -> String {
-        let (agents, cores) = (self.agents, self.server_cores);
-        let cost = format!("the server takes {:.0} % of a core and {:.0} MiB", cores * 100.0, self.server_mib_max);
-        if !self.is_whole() {
-            let refused: u64 = self.refused.values().sum();
-            return format!("No: of the commands {refused} were not taken and {} got no outcome.", self.unanswered);
-        }
-        if self.rate == Some(0) {
-            return format!("Yes: {agents} agents that have nothing to do are carried; {cost}.");
-        }
-        let Some(stored) = self.stored_ms else { return "Nothing was completed.".to_owned() };
-        let half = format!("half of them end within {:.1} ms, 99 of 100 within {:.1} ms", stored.p50, stored.p99);
-        match self.rate {
-            Some(rate)
-                if self.completed_per_s * 100.0 / f64::from(100 - self.black_hole) < KEEPS_UP * f64::from(rate) =>
-            {
-                format!("No: of {rate} commands a second to {agents} agents {:.0} end in time.", self.completed_per_s)
-            }
-            Some(rate) if stored.p99 > PROMPT_MS => {
-                format!("Barely: {rate} commands a second to {agents} agents pile up: {half}; {cost}.")
-            }
-            Some(rate) => format!("Yes: {rate} commands a second to {agents} agents are carried: {half}; {cost}."),
-            None => {
-                let deliveries = self.completed_per_s * f64::from(self.deliveries_per_command);
-                let sweep = f64::from(agents) / deliveries.max(0.001);
-                format!(
-                    "{deliveries:.0} commands a second end here when {} submitters press as hard as they can: one to each \
-                     of {agents} agents takes about {sweep:.1} s; {half}. To know whether a fleet's daily load is \
-                     carried, give it with --rate.",
-                    self.submitters
-                )
-            }
-        }
+        let verdict = Verdict::of(self);
+        (self.carried, self.verdict) = (verdict.is_carried, verdict.text);
     }
 
     /// For people.
@@ -156,12 +129,18 @@ impl Report {
             None => format!("{} submitters, each waits for its outcome", self.submitters),
         };
         let kind = if self.real { "real" } else { "simulated" };
-        line("load", format!("{load}; {} {kind} agents; {:.0} s", self.agents, self.seconds));
+        let holes =
+            if self.black_holed > 0 { format!(", {} of them black-holed", self.black_holed) } else { String::new() };
+        let length = span(i64::try_from(Duration::from_secs_f64(self.seconds).as_millis()).unwrap_or(i64::MAX));
+        line("load", format!("{load}; {} {kind} agents{holes}; {length}", self.agents));
         if self.rate != Some(0) {
             line("accepted", format!("{} ({:.0}/s)", self.accepted, self.accepted_per_s));
             line("completed", format!("{} ({:.0}/s)", self.completed, self.completed_per_s));
             for (why, count) in &self.refused {
                 line("refused", format!("{count}: {why}"));
+            }
+            if self.not_submitted > 0 {
+                line("not submitted", format!("{} of {} that were due", self.not_submitted, self.due.unwrap_or(0)));
             }
             if self.unanswered > 0 {
                 line("no outcome", self.unanswered.to_string());
@@ -187,7 +166,7 @@ impl Report {
         line("server's CPU", format!("{:.1} % of a core{cpu}", self.server_cores * 100.0));
         line("server's memory", format!("{:.1} MiB, at most {:.1}", self.server_mib, self.server_mib_max));
         line("generator's CPU", format!("{:.1} % of a core", self.generator_cores * 100.0));
-        line("all connected after", format!("{:.1} s", self.connect_s));
+        line("connected", format!("{} at the end; all after {:.1} s", self.connected, self.connect_s));
         if let Some(restart) = self.restart_s {
             line("all back after", format!("{restart:.1} s"));
         }

@@ -26,7 +26,8 @@ const HISTORY_MAX: i64 = 2_000_000;
 command and answer at once. With a rate, latency counts from the moment at which a command was due, so a server that
 stands still is not flattered.
 
-Exit codes: 0; 1 when a command was refused or got no outcome; 125 when something did not come up.
+Exit codes: 0 the load was carried; 1 it was not, and the last line says why; 2 usage; 125 something did not come up; 130
+Ctrl-C.
 
 Examples:
   postrider bench                                          what this host can do: 1,000 agents, as fast as it goes
@@ -58,19 +59,19 @@ pub struct BenchArgs {
     #[arg(long)]
     pub all: bool,
     /// Finished deliveries that the database holds before the start
-    #[arg(long, value_name = "ROWS", default_value_t = 0, conflicts_with = "server", value_parser = clap::value_parser!(u32).range(0..=HISTORY_MAX))]
+    #[arg(long, value_name = "ROWS", default_value_t = 0, conflicts_with_all = ["server", "real"], value_parser = clap::value_parser!(u32).range(0..=HISTORY_MAX))]
     pub history: u32,
     /// So many of a hundred agents read nothing and answer nothing once they are connected; the figures are the others'
     #[arg(long, value_name = "PERCENT", default_value_t = 0, conflicts_with_all = ["real", "all"], value_parser = clap::value_parser!(u32).range(0..=99))]
     pub black_hole: u32,
     /// Kill the server once all agents are connected, start it again, and measure until all are back
-    #[arg(long, conflicts_with_all = ["server", "real"])]
+    #[arg(long, conflicts_with_all = ["server", "real", "black_hole"])]
     pub restart: bool,
     /// Speak TLS
     #[arg(long, conflicts_with = "server")]
     pub tls: bool,
     /// Real agents as processes, which run `true`; at most 100
-    #[arg(long, conflicts_with = "all")]
+    #[arg(long, conflicts_with_all = ["all", "server"])]
     pub real: bool,
     /// Measure this server instead, with an owner's token: agents are enrolled there, and revoked at the end
     #[arg(long, value_name = "URL")]

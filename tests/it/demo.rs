@@ -2,6 +2,7 @@
 
 use crate::harness::cli::{Ended, good, run, run_with};
 use crate::harness::eventually::eventually;
+use crate::harness::left::{left_in, nothing_left, server_in, until_children};
 use crate::harness::process::{Process, postrider};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,24 +17,6 @@ fn demo(folder: &Path, args: &[&str]) -> Command {
 
 async fn once(folder: &Path, words: &[&str]) -> Ended {
     run_with(demo(folder, &[&["--once", "--"], words].concat()), b"").await
-}
-
-/// The processes that name `folder` in their arguments: the demo's server and agents, and what they run.
-fn children(folder: &Path) -> Vec<String> {
-    let folder = folder.to_str().unwrap();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
-    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    lines.filter(|line| line.contains(folder)).collect()
-}
-
-async fn until_children(folder: &Path, count: usize) {
-    let what = format!("{count} processes in {}", folder.display());
-    eventually(&what, || async { (children(folder).len() == count).then_some(()) }).await;
-}
-
-fn left_in(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 /// Starts a demo that stays up, and waits until it says so; gives its server's data folder.
@@ -61,8 +44,7 @@ async fn once_prints_each_agents_output_and_outcome() {
         assert_eq!(ended.stderr.lines().filter(is_outcome).count(), 1, "{}", ended.stderr);
     }
     assert!(ended.stderr.contains("3 succeeded"), "{}", ended.stderr);
-    assert_eq!(left_in(folder.path()), Vec::<PathBuf>::new());
-    until_children(folder.path(), 0).await;
+    nothing_left(folder.path()).await;
 }
 
 #[tokio::test]
@@ -71,8 +53,7 @@ async fn once_fails_with_its_command_and_leaves_nothing_either() {
     let ended = once(folder.path(), &["sh", "-c", "exit 3"]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.stderr.contains("3 failed"), "{}", ended.stderr);
-    assert_eq!(left_in(folder.path()), Vec::<PathBuf>::new());
-    until_children(folder.path(), 0).await;
+    nothing_left(folder.path()).await;
     let usage = run_with(demo(folder.path(), &["--agents", "0"]), b"").await;
     assert_eq!(usage.code, Some(2), "{usage:?}");
 }
@@ -90,8 +71,7 @@ async fn it_stays_up_until_ctrl_c_and_cleans_up() {
         until_children(folder.path(), 3).await;
         process.signal(signal);
         assert_eq!(process.ended().await, Some(0), "{signal}: {}", process.printed());
-        assert_eq!(left_in(folder.path()), Vec::<PathBuf>::new(), "{signal}");
-        until_children(folder.path(), 0).await;
+        nothing_left(folder.path()).await;
     }
 }
 
@@ -103,8 +83,7 @@ async fn ctrl_c_while_the_command_runs_ends_that_too() {
     eventually("it runs", || async { process.printed().contains("| begun").then_some(()) }).await;
     process.signal("INT");
     assert_eq!(process.ended().await, Some(130), "{}", process.printed());
-    assert_eq!(left_in(folder.path()), Vec::<PathBuf>::new());
-    until_children(folder.path(), 0).await;
+    nothing_left(folder.path()).await;
 }
 
 #[tokio::test]
@@ -119,16 +98,10 @@ async fn a_demo_that_is_killed_takes_its_children_with_it() {
 #[tokio::test]
 async fn a_child_that_dies_ends_the_demo_with_the_reason() {
     let (folder, logs) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let (mut process, data) = staying(folder.path(), &logs.path().join("log")).await;
-    let server = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let is_server = line.contains(" serve ") && line.contains(data.to_str()?);
-        is_server.then(|| entry.file_name().into_string().ok()).flatten()
-    });
+    let (mut process, _) = staying(folder.path(), &logs.path().join("log")).await;
+    let server = server_in(folder.path());
     assert!(Command::new("kill").args(["-9", &server.unwrap()]).status().unwrap().success());
     assert_eq!(process.ended().await, Some(125), "{}", process.printed());
     assert!(process.printed().contains("server ended"), "{}", process.printed());
-    assert_eq!(left_in(folder.path()), Vec::<PathBuf>::new());
-    until_children(folder.path(), 0).await;
+    nothing_left(folder.path()).await;
 }

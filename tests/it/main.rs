@@ -9,6 +9,7 @@ mod audit;
 mod bad_agents;
 mod bad_links;
 mod bad_requests;
+mod bench;
 mod black_hole;
 mod brake;
 mod cancel_race;

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod eventually;
 pub mod fleet;
 pub mod lane;
+pub mod left;
 pub mod operators;
 pub mod pebble;
 pub mod process;
