@@ -52,7 +52,7 @@ impl Default for Keepalive {
             write_timeout: Duration::from_secs(10),
             accept_timeout: Duration::from_secs(30),
             hello_timeout: Duration::from_secs(10),
-            poll_interval: Duration::from_secs(15),
+            poll_interval: Duration::from_secs(60),
             window: WINDOW_DEFAULT,
         }
     }

@@ -4,7 +4,7 @@
 use crate::clock::Moment;
 use crate::protocol::close::CloseReason;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,9 @@ pub struct Standing {
     pub connected: Moment,
     /// Its last proven round trip, in Unix milliseconds.
     pub proven_ms: AtomicI64,
+    /// Number of the latest ping, and of the latest that was answered by its pong while it was that.
+    pinged: AtomicU64,
+    ponged: AtomicU64,
     /// The reader is waiting for us and not for the socket, so that a pong may lie unread.
     pub held_up: AtomicBool,
     end: CancellationToken,
@@ -31,6 +34,8 @@ impl Standing {
             epoch,
             connected: Moment::now(now_ms),
             proven_ms: AtomicI64::new(now_ms),
+            pinged: AtomicU64::new(0),
+            ponged: AtomicU64::new(0),
             held_up: AtomicBool::new(false),
             end: CancellationToken::new(),
             reason: OnceLock::new(),
@@ -105,6 +110,23 @@ impl Presence {
 }
 
 impl Standing {
+    /// The number of the next ping, which is about to be sent.
+    pub fn ping(&self) -> u64 {
+        self.pinged.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A pong came. Only that to the latest ping proves something.
+    pub fn pong(&self, number: u64, now_ms: i64) {
+        if number == self.pinged.load(Ordering::Relaxed) && self.ponged.swap(number, Ordering::Relaxed) != number {
+            self.prove(now_ms);
+        }
+    }
+
+    /// Whether the latest ping is not answered yet.
+    pub fn awaits_pong(&self) -> bool {
+        self.ponged.load(Ordering::Relaxed) != self.pinged.load(Ordering::Relaxed)
+    }
+
     /// Notes a proven round trip.
     pub fn prove(&self, now_ms: i64) {
         self.proven_ms.store(now_ms, Ordering::Relaxed);

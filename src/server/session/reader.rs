@@ -132,7 +132,10 @@ impl Reader {
                 Err(error) => self.fault(ErrorFrame { code: "malformed".to_owned(), message: error.to_string() }).await,
             },
             Some(Ok(Message::Pong(payload))) => match <[u8; 8]>::try_from(payload.as_ref()) {
-                Ok(number) => self.note(Note::Pong(u64::from_be_bytes(number))).await,
+                Ok(number) => {
+                    self.session.standing.pong(u64::from_be_bytes(number), self.app.store.clock.now_ms());
+                    Ok(())
+                }
                 // An unsolicited pong proves nothing and harms nothing.
                 Err(_) => Ok(()),
             },

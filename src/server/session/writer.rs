@@ -45,8 +45,6 @@ pub enum Note {
     Stored(DeliveryId),
     /// It had ended here: the agent should end it too.
     Ended(DeliveryId),
-    /// The pong to the ping of this number.
-    Pong(u64),
     /// The agent's frame made no sense.
     Fault(Box<ErrorFrame>),
 }
@@ -56,8 +54,7 @@ enum Event {
     Claimed(Result<Claimed, StoreError>),
     Bell,
     Poll,
-    Ping,
-    PongOverdue,
+    Keepalive,
     AcceptOverdue,
     Stop,
     Ended,
@@ -103,7 +100,6 @@ pub struct Writer {
     more: bool,
     /// It left rows alone until some bytes that are in flight have arrived.
     held_back: bool,
-    ping_number: u64,
     ping_at: Instant,
     pong_due: Option<Instant>,
     poll_at: Instant,
@@ -127,7 +123,6 @@ impl Writer {
             claim: None,
             more: false,
             held_back: false,
-            ping_number: 0,
             ping_at: now,
             pong_due: None,
             poll_at: now,
@@ -164,13 +159,12 @@ impl Writer {
         let mut bell = pin!(board.listen(agent));
         Box::pin(self.look()).await?;
         loop {
-            let keepalive_at = self.pong_due.unwrap_or(self.ping_at);
-            let (awaits_pong, accept_due, poll_at) = (self.pong_due.is_some(), self.accept_due(), self.poll_at);
+            let (keepalive_at, accept_due, poll_at) = (self.keepalive_at(), self.accept_due(), self.poll_at);
             let event = tokio::select! {
                 biased;
                 () = standing.ended() => Event::Ended,
                 () = app.tasks.stop_token().cancelled() => Event::Stop,
-                () = sleep_until(keepalive_at) => if awaits_pong { Event::PongOverdue } else { Event::Ping },
+                () = sleep_until(keepalive_at) => Event::Keepalive,
                 () = sleep_until(accept_due) => Event::AcceptOverdue,
                 note = self.notes.recv() => Event::Note(note),
                 claimed = UnderWay::answered(&mut self.claim) => Event::Claimed(claimed),
@@ -187,13 +181,25 @@ impl Writer {
                     bell.set(board.listen(agent));
                     Box::pin(self.look()).await?;
                 }
-                Event::Poll if standing.connected.clock_was_set(app.store.clock.now_ms()) => {
-                    return Err(CloseReason::ClockStep);
-                }
                 Event::Poll => Box::pin(self.look()).await?,
-                Event::Ping => Box::pin(self.ping()).await?,
-                Event::PongOverdue | Event::AcceptOverdue => Box::pin(self.overdue()).await?,
+                // The pong may have come before its deadline, without a word to us.
+                Event::Keepalive if self.pong_due().is_none() => Box::pin(self.ping()).await?,
+                Event::Keepalive | Event::AcceptOverdue => Box::pin(self.overdue()).await?,
             }
+        }
+    }
+
+    /// When the pong to the latest ping is due; none: it has come, and the reader has noted it.
+    fn pong_due(&self) -> Option<Instant> {
+        self.pong_due.filter(|_| self.session.standing.awaits_pong())
+    }
+
+    /// When to look after the keepalive: at the next ping; while a pong is late for it, at the pong's deadline.
+    fn keepalive_at(&self) -> Instant {
+        match self.pong_due() {
+            Some(due) if self.ping_at <= Instant::now() => due,
+            Some(due) => due.min(self.ping_at),
+            None => self.ping_at,
         }
     }
 
@@ -213,7 +219,7 @@ impl Writer {
         }
         let now = Instant::now();
         let held_up = self.session.standing.held_up.load(Ordering::Relaxed);
-        if self.pong_due.is_some_and(|due| due <= now) {
+        if self.pong_due().is_some_and(|due| due <= now) {
             if !held_up {
                 return Err(CloseReason::PongTimeout);
             }
@@ -248,19 +254,15 @@ impl Writer {
                 self.in_flight.remove(&delivery);
                 self.send(&ServerFrame::Cancel { delivery }).await
             }
-            Note::Pong(number) => {
-                if number == self.ping_number && self.pong_due.take().is_some() {
-                    self.session.standing.prove(self.app.store.clock.now_ms());
-                }
-                Ok(())
-            }
             Note::Fault(error) => self.send(&ServerFrame::Error(*error)).await,
         }
     }
 
     async fn ping(&mut self) -> Result<(), CloseReason> {
-        self.ping_number += 1;
-        let payload = self.ping_number.to_be_bytes().to_vec();
+        if self.session.standing.connected.clock_was_set(self.app.store.clock.now_ms()) {
+            return Err(CloseReason::ClockStep);
+        }
+        let payload = self.session.standing.ping().to_be_bytes().to_vec();
         let now = Instant::now();
         self.ping_at = now + self.ping_wait();
         self.pong_due = Some(now + self.app.keepalive.pong_timeout);
@@ -365,7 +367,7 @@ impl Writer {
     /// whichever comes first. A frame that missed its deadline may still arrive, so the connection ends with it.
     async fn write(&mut self, message: Message) -> Result<(), CloseReason> {
         let mut deadline = Instant::now() + self.app.keepalive.write_timeout;
-        if let Some(pong_due) = self.pong_due {
+        if let Some(pong_due) = self.pong_due() {
             deadline = deadline.min(pong_due.max(Instant::now() + HELD_UP_PAUSE));
         }
         match timeout_at(deadline, self.sink.send(message)).await {
