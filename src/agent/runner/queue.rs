@@ -267,6 +267,8 @@ impl Runner {
         drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), teller, sender)));
         // An order must not overtake the launch. It is not told when the child is gone; then there is nobody to order.
         let _ = told.await;
+        // The command has what it needs; the next one's child is born while it runs.
+        self.lay_in_spare();
         crash::point("agent.spawned");
         let end = self.follow(&orders, ended, cancel).await;
         crash::point("agent.ended");
