@@ -6,7 +6,7 @@ use postrider::protocol::close::CloseReason;
 use postrider::protocol::frame::{AgentFrame, ServerFrame};
 use postrider::protocol::state::State;
 use postrider::server::metrics::{Metrics, StoreMetrics};
-use postrider::store::handle::Counter;
+use postrider::store::handle::{Committed, Counter};
 use postrider::store::migrate::SCHEMA;
 use rusqlite::{Connection, ErrorCode};
 use serde::de::DeserializeOwned;
@@ -253,7 +253,7 @@ fn the_operations_document_has_every_metric() {
     metrics.answered("/healthz", 200);
     let store = StoreMetrics(Arc::clone(&metrics));
     store.moved(State::Queued);
-    store.committed(1, Duration::ZERO);
+    store.committed(Committed { operations: 1, rows: 1, took: Duration::ZERO });
     let text = metrics.text();
     let names: Vec<_> = text
         .lines()
