@@ -3,6 +3,7 @@
 //! One thread owns the write connection ([`commit`]) and applies [`op`]erations in groups; reads come from a pool
 //! ([`pool`]). Each operation is one file, named by its verb or noun.
 
+pub mod agent_json;
 pub mod agents;
 pub mod approval;
 pub mod audit;
