@@ -8,6 +8,7 @@ pub mod agents;
 pub mod approval;
 pub mod audit;
 pub mod authorities;
+pub mod bearers;
 pub mod brake;
 pub mod cancel;
 pub mod commit;
