@@ -214,7 +214,7 @@ fn page(agent: &AgentResponse, now_ms: i64, look: Look) -> String {
     lines.push(("tags", tags_line(&agent.tags)));
     lines.push(("enrolled", format!("{} ({})", moment(agent.enrolled_ms, now_ms), enrolled(agent, now_ms))));
     lines.push(("version", agent.version.clone().unwrap_or_default()));
-    let facts = agent.facts.clone().and_then(|facts| serde_json::from_value::<Facts>(facts).ok());
+    let facts = agent.facts.as_ref().and_then(|facts| serde_json::from_str::<Facts>(facts.get()).ok());
     match &facts {
         Some(facts) => facts_lines(facts, now_ms, &mut lines),
         None => lines.push(("os", agent.os.clone().unwrap_or_default())),
@@ -283,7 +283,8 @@ mod tests {
     fn facts_cannot_paint() {
         let now = 1_700_000_000_000;
         let mut host = agent("web-1");
-        host.facts = Some(serde_json::json!({"hostname": "a\u{1b}]0;x\u{7}", "memory_bytes": 2048, "new_field": 1}));
+        let facts = serde_json::json!({"hostname": "a\u{1b}]0;x\u{7}", "memory_bytes": 2048, "new_field": 1});
+        host.facts = serde_json::value::to_raw_value(&facts).ok();
         let text = page(&host, now, Look::default());
         assert!(!text.contains('\u{1b}') && text.contains("\nhost        a]0;x\n"), "{text:?}");
         assert!(text.contains("\nmemory      2.0 KiB"), "{text}");

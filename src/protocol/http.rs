@@ -11,6 +11,7 @@ use super::secret_env::SecretEnv;
 use super::spec::Shell;
 use super::state::State;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
 /// Largest request body, in bytes.
@@ -280,8 +281,9 @@ pub struct AgentResponse {
     pub outbox: u64,
     /// Its tags.
     pub tags: Tags,
-    /// Host inventory (`Facts`); null: not reported yet.
-    pub facts: Option<serde_json::Value>,
+    /// Host inventory (`Facts`), as it is stored; null: not reported yet. Read by whoever shows it: a list may have ten
+    /// thousand.
+    pub facts: Option<Box<RawValue>>,
     /// When it enrolled.
     pub enrolled_ms: i64,
     /// From which address; null: not known.

@@ -1,26 +1,28 @@
 //! Agents: listed and shown with their presence, approved, revoked.
 
 use super::app::App;
-use super::call::{Call, json};
+use super::call::{Call, json, json_text};
 use super::commands::{Nothing, page_limit};
 use super::error::ApiError;
 use crate::protocol::access::Role;
-use crate::protocol::http::{AgentResponse, AgentsResponse};
 use crate::protocol::name::{Tags, parse_tag};
-use crate::store::agents::{AgentRow, ApproveAgent, RevokeAgent};
+use crate::store::agent_json::Online;
+use crate::store::agents::{ApproveAgent, RevokeAgent};
 use hyper::StatusCode;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use warp::reply::Response;
 
-fn with_presence(app: &App, row: AgentRow) -> AgentResponse {
-    let mut response = row.response;
-    if let Some(standing) = app.presence.get(row.seq) {
-        response.online = true;
-        response.epoch = standing.epoch;
-        response.connected_ms = Some(standing.connected.wall_ms);
-        response.proven_ms = Some(standing.proven_ms.load(Ordering::Relaxed));
+/// Who is connected, as answers show it.
+fn online(app: &Arc<App>) -> impl Fn(i64) -> Option<Online> + Send + use<> {
+    let app = Arc::clone(app);
+    move |agent_seq| {
+        app.presence.get(agent_seq).map(|standing| Online {
+            epoch: standing.epoch,
+            connected_ms: standing.connected.wall_ms,
+            proven_ms: standing.proven_ms.load(Ordering::Relaxed),
+        })
     }
-    response
 }
 
 /// `GET /api/agents`.
@@ -37,12 +39,8 @@ pub async fn list(call: Call) -> Result<Response, ApiError> {
         .map(|tag| parse_tag(tag))
         .collect::<Result<_, _>>()
         .map_err(|error| ApiError::field("tag", error))?;
-    let mut rows = call.app.store.agents(query.one("after")?, tags, limit + 1, actor.scope).await?;
-    let more = rows.len() > limit as usize;
-    rows.truncate(limit as usize);
-    let next = rows.last().filter(|_| more).map(|row| row.response.id);
-    let agents = rows.into_iter().map(|row| with_presence(&call.app, row)).collect();
-    json(StatusCode::OK, &AgentsResponse { agents, next })
+    let (store, online) = (&call.app.store, online(&call.app));
+    Ok(json_text(StatusCode::OK, store.agents(query.one("after")?, tags, limit, actor.scope, online).await?))
 }
 
 /// `GET /api/agents/{id or name}`.
@@ -52,8 +50,7 @@ pub async fn list(call: Call) -> Result<Response, ApiError> {
 pub async fn show(call: Call, key: String) -> Result<Response, ApiError> {
     let actor = call.authorize(Role::Viewer).await?;
     call.query(&[])?;
-    let row = call.app.store.agent(key, actor.scope).await?;
-    json(StatusCode::OK, &with_presence(&call.app, row))
+    Ok(json_text(StatusCode::OK, call.app.store.agent(key, actor.scope, online(&call.app)).await?))
 }
 
 /// `DELETE /api/agents/{id or name}`.

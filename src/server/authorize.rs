@@ -1,7 +1,8 @@
 //! Who calls: a token or a session, good or not, and for how long what it began may go on.
 //!
-//! A token's row is read for each request, so that revoking it works at once. What fails counts for the address it comes
-//! from, and an address that failed too often is refused before anything is read.
+//! Each request is judged by its token's row as the database has it, which is known in memory (`store/bearers.rs`), so
+//! revoking it works at once. What fails counts for the address it comes from, and an address that failed too often is refused
+//! before anything is read.
 
 use super::app::App;
 use super::block::Block;
@@ -18,6 +19,7 @@ use crate::store::tokens::{Bearer, TokenKey};
 use hyper::header::{AUTHORIZATION, COOKIE, HOST, ORIGIN};
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The session's cookie. Browsers take the prefix as a promise: from this host alone, over TLS alone.
@@ -59,8 +61,8 @@ impl Credential {
 pub struct Caller {
     /// What they showed.
     pub credential: Credential,
-    /// The token's row.
-    pub bearer: Bearer,
+    /// Their token's row.
+    pub bearer: Arc<Bearer>,
     /// Their session; none: they showed the token itself.
     pub session: Option<WebSession>,
 }

@@ -167,11 +167,15 @@ fn quoted_in(message: &str) -> Option<String> {
 
 /// An answer with a JSON body.
 pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Result<Response, ApiError> {
-    let text = serde_json::to_string(body).map_err(ApiError::internal)?;
-    let mut response = Response::new(text.into());
+    Ok(json_text(status, serde_json::to_vec(body).map_err(ApiError::internal)?))
+}
+
+/// An answer with a body that is JSON already.
+pub fn json_text(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     response
         .headers_mut()
         .insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
 }

@@ -114,16 +114,16 @@ pub async fn show(call: Call) -> Result<Response, ApiError> {
         Credential::Session(hash, Carrier::Cookie) => Some(call.app.web_sessions.csrf(&hash)),
         _ => None,
     };
-    let bearer = caller.bearer;
+    let bearer = &caller.bearer;
     let session = caller.session.map(|session| session.expires_ms());
     let answer = SessionResponse {
         token: None,
         csrf,
         expires_ms: [session, bearer.expires_ms].into_iter().flatten().min(),
         token_id: bearer.id,
-        name: bearer.name,
+        name: bearer.name.clone(),
         role: bearer.role,
-        scope: bearer.scope,
+        scope: bearer.scope.clone(),
     };
     json(StatusCode::OK, &answer)
 }

@@ -1,4 +1,5 @@
-//! Notices when another process changes the database, and rings all bells: the writers then find its rows.
+//! Notices when another process changes the database, and rings all bells: the writers then find its rows, and tokens are
+//! read anew.
 
 use super::app::App;
 use crate::store::error::StoreError;
@@ -22,6 +23,7 @@ pub async fn watch(app: Arc<App>) {
                 app.store.watch.agents.ring_all();
                 app.store.watch.commands.ring_all();
                 app.store.watch.ends.ring_all();
+                app.store.watch.tokens_changed();
                 app.store.watch.tokens.ring_all();
             }
             Ok(false) => {}

@@ -105,7 +105,7 @@ pub async fn totp_prove(mut call: Call, token: &str) -> Result<Response, ApiErro
     let none = || ApiError::new(StatusCode::CONFLICT, "conflict", "there is no secret to prove: ask for one first");
     let seq = actor.token_seq.unwrap_or_default();
     let bearer = app.store.bearer(TokenKey::Seq(seq)).await?.ok_or_else(ApiError::unauthorized)?;
-    let sealed = bearer.totp.filter(|_| bearer.totp_step == 0).ok_or_else(none)?;
+    let sealed = bearer.totp.clone().filter(|_| bearer.totp_step == 0).ok_or_else(none)?;
     let secret = app.seal.open(&totp_context(id), &sealed).ok_or_else(none)?;
     let step = totp::step_of(&secret, &request.code, app.store.clock.now_ms()).ok_or_else(|| {
         ApiError::field("code", "is not what the authenticator shows now; compare its clock with the server's")

@@ -1,6 +1,6 @@
 //! Operators' sessions: a token exchanged for something that ends by itself. In memory only: a restart logs out.
 //!
-//! A session holds no rights: each request reads its token's row anew, so revoking the token ends all of them.
+//! A session holds no rights: each request is judged by its token's row, so revoking the token ends all of them.
 
 use crate::secret::Secret;
 use base64::Engine as _;

@@ -1,5 +1,6 @@
 //! Agents: listed, shown, their facts stored, approved, revoked; and the key that a session is checked against.
 
+use super::agent_json::{Online, select_agents, write_agent};
 use super::audit::{self, Actor};
 use super::enqueue::{Prefer, find_agent, find_one, in_scope};
 use super::error::StoreError;
@@ -7,62 +8,24 @@ use super::handle::Store;
 use super::op::Apply;
 use super::progress::fence;
 use super::transition::{Because, DeliveryRow, delivery_row, select_deliveries, transition};
-use crate::protocol::close::CloseReason;
-use crate::protocol::http::{AgentResponse, LastClose};
-use crate::protocol::ids::{AgentId, JoinId};
+use crate::protocol::http::AgentResponse;
+use crate::protocol::ids::AgentId;
 use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
 use crate::protocol::state::State;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-/// An agent's row: what is stored of it. Presence is added by whoever knows it.
-#[derive(Clone, Debug)]
-pub struct AgentRow {
-    /// Row number.
-    pub seq: i64,
-    /// As answered, with `online` false and the times of the latest session that ended.
-    pub response: AgentResponse,
+fn agent_by_seq(conn: &Connection, seq: i64, online: &impl Fn(i64) -> Option<Online>) -> Result<Vec<u8>, StoreError> {
+    const SQL: &str = select_agents!("WHERE a.seq = ?1");
+    let mut json = Vec::new();
+    conn.prepare_cached(SQL)?.query_row([seq], |row| write_agent(row, online, &mut json))?;
+    Ok(json)
 }
 
-// The outbox count is one look into deliveries_outbox an agent.
-const SELECT: &str = "SELECT seq, id, name, epoch, connected_ms, proven_ms, close_reason, closed_ms, tags, facts, \
-     enrolled_ms, version, os, \
-     (SELECT count(*) FROM deliveries d WHERE d.agent_seq = agents.seq AND d.state = 'queued' AND d.held = 0), clash_ms, \
-     approved_ms IS NULL, enrolled_from, (SELECT id FROM joins WHERE joins.seq = agents.join_seq) FROM agents";
-
-fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
-    let reason: Option<String> = row.get(6)?;
-    let at_ms: Option<i64> = row.get(7)?;
-    let reason = reason.and_then(|word| CloseReason::ALL.into_iter().find(|reason| reason.as_str() == word));
-    let facts: Option<String> = row.get(9)?;
-    let tags: Tags = serde_json::from_str(row.get_ref(8)?.as_str()?).unwrap_or_default();
-    Ok(AgentRow {
-        seq: row.get(0)?,
-        response: AgentResponse {
-            id: AgentId::from_bytes(row.get(1)?),
-            name: row.get(2)?,
-            online: false,
-            pending: row.get(15)?,
-            epoch: row.get(3)?,
-            connected_ms: row.get(4)?,
-            proven_ms: row.get(5)?,
-            last_close: reason.zip(at_ms).map(|(reason, at_ms)| LastClose { reason, at_ms }),
-            clash_ms: row.get(14)?,
-            outbox: row.get(13)?,
-            tags,
-            facts: facts.and_then(|facts| serde_json::from_str(&facts).ok()),
-            enrolled_ms: row.get(10)?,
-            enrolled_from: row.get(16)?,
-            join_id: JoinId::from_bytes(row.get(17)?),
-            version: row.get(11)?,
-            os: row.get(12)?,
-        },
-    })
-}
-
-fn agent_by_seq(conn: &Connection, seq: i64) -> Result<AgentRow, StoreError> {
-    let sql = format!("{SELECT} WHERE seq = ?1");
-    Ok(conn.prepare_cached(&sql)?.query_row([seq], agent_row)?)
+/// An agent as operations answer it: who is connected they do not know.
+fn response(conn: &Connection, seq: i64) -> Result<AgentResponse, StoreError> {
+    let json = agent_by_seq(conn, seq, &|_| None)?;
+    serde_json::from_slice(&json).map_err(|error| StoreError::Sql(error.to_string()))
 }
 
 /// What a session's handshake needs of an agent.
@@ -81,7 +44,9 @@ pub struct AgentKey {
 }
 
 impl Store {
-    /// Agents of a scope that are not revoked, in order of enrollment, after `after`, carrying all of `tags`.
+    /// Agents of a scope that are not revoked, in order of enrollment, after `after`, carrying all of `tags`: at most
+    /// `limit`. An [`AgentsResponse`](crate::protocol::http::AgentsResponse) as JSON. `online` knows the session of a row,
+    /// if one stands.
     ///
     /// # Errors
     /// `NotFound` for an `after` that is no agent; SQLite's.
@@ -91,8 +56,16 @@ impl Store {
         tags: Tags,
         limit: u32,
         scope: Scope,
-    ) -> Result<Vec<AgentRow>, StoreError> {
+        online: impl Fn(i64) -> Option<Online> + Send + 'static,
+    ) -> Result<Vec<u8>, StoreError> {
         const AFTER: &str = concat!("SELECT seq FROM agents WHERE id = ?1 AND ", in_scope!("agents.tags", "?2"));
+        const PAGE: &str = select_agents!(
+            "WHERE a.revoked_ms IS NULL AND a.seq > ?1 AND ",
+            in_scope!("a.tags", "?2"),
+            " AND ",
+            in_scope!("a.tags", "?4"),
+            " ORDER BY a.seq LIMIT ?3"
+        );
         self.read(move |conn| {
             let after = match after {
                 None => 0,
@@ -102,22 +75,40 @@ impl Store {
                     .optional()?
                     .ok_or_else(|| StoreError::NotFound { what: "agent", key: id.to_string() })?,
             };
-            const IN: &str = concat!(in_scope!("agents.tags", "?2"), " AND ", in_scope!("agents.tags", "?4"));
-            let sql = format!("{SELECT} WHERE revoked_ms IS NULL AND seq > ?1 AND {IN} ORDER BY seq LIMIT ?3");
-            let mut statement = conn.prepare_cached(&sql)?;
+            let mut statement = conn.prepare_cached(PAGE)?;
             let tagged = Scope::of_tags(&tags).to_json();
-            let rows = statement.query_map((after, tagged, limit, scope.to_json()), agent_row)?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let mut rows = statement.query((after, tagged, i64::from(limit) + 1, scope.to_json()))?;
+            let mut json = br#"{"agents":["#.to_vec();
+            let (mut written, mut last, mut next) = (0, None, None);
+            while let Some(row) = rows.next()? {
+                if written == limit {
+                    next = last;
+                    break;
+                }
+                if written > 0 {
+                    json.push(b',');
+                }
+                last = Some(write_agent(row, &online, &mut json)?);
+                written += 1;
+            }
+            let next = next.map_or_else(|| "null".to_owned(), |id| format!("\"{id}\""));
+            json.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
+            Ok(json)
         })
         .await
     }
 
-    /// One agent of a scope by id or name.
+    /// One agent of a scope by id or name: an [`AgentResponse`] as JSON. `online` knows the session of a row, if one stands.
     ///
     /// # Errors
     /// `NotFound`, `Ambiguous`; SQLite's.
-    pub async fn agent(&self, key: String, scope: Scope) -> Result<AgentRow, StoreError> {
-        self.read(move |conn| agent_by_seq(conn, find_agent(conn, &key, &scope)?.seq)).await
+    pub async fn agent(
+        &self,
+        key: String,
+        scope: Scope,
+        online: impl Fn(i64) -> Option<Online> + Send + 'static,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.read(move |conn| agent_by_seq(conn, find_agent(conn, &key, &scope)?.seq, &online)).await
     }
 
     /// The key of the agent with this id, revoked or not.
@@ -205,7 +196,7 @@ impl RevokeAgent {
         }
         apply.touched.agents.insert(agent.seq);
         audit::record(apply, &self.actor, "agent.revoke", &agent.id, &serde_json::json!({ "name": agent.name }))?;
-        Ok(agent_by_seq(apply.conn, agent.seq)?.response)
+        response(apply.conn, agent.seq)
     }
 }
 
@@ -231,6 +222,6 @@ impl ApproveAgent {
             apply.conn.prepare_cached(APPROVE)?.execute((agent.seq, apply.now_ms))?;
             audit::record(apply, &self.actor, "agent.approve", &agent.id, &serde_json::json!({ "name": agent.name }))?;
         }
-        Ok(agent_by_seq(apply.conn, agent.seq)?.response)
+        response(apply.conn, agent.seq)
     }
 }

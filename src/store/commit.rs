@@ -43,7 +43,7 @@ pub struct Touched {
     pub commands: BTreeSet<i64>,
     /// Commands with a delivery that ended.
     pub ends: BTreeSet<i64>,
-    /// Tokens whose standing changed.
+    /// Tokens whose row changed, but for its last use.
     pub tokens: BTreeSet<i64>,
     /// States that deliveries moved to.
     pub states: Vec<State>,

@@ -88,15 +88,18 @@ pub struct Target {
     pub pending: bool,
 }
 
-/// SQL: an agent's tags (the first) are in a scope (the second, as JSON).
+/// SQL: an agent's tags (the first) are in a scope (the second, as [`Scope::to_json`] writes it). The scope of all is told
+/// by its text, so that it costs nothing for each agent.
 macro_rules! in_scope {
     ($tags:literal, $scope:literal) => {
         concat!(
-            "NOT EXISTS (SELECT 1 FROM json_each(",
+            "(",
+            $scope,
+            " = '{}' OR NOT EXISTS (SELECT 1 FROM json_each(",
             $scope,
             ") AS need WHERE NOT EXISTS (SELECT 1 FROM json_each(",
             $tags,
-            ") AS own WHERE own.key = need.key AND own.value IN (SELECT value FROM json_each(need.value))))"
+            ") AS own WHERE own.key = need.key AND own.value IN (SELECT value FROM json_each(need.value)))))"
         )
     };
 }

@@ -1,5 +1,6 @@
 //! The store: the handle that the rest of the server holds.
 
+use super::bearers::Bearers;
 use super::commit::{Committer, Job, QUEUE_MAX, Touched};
 use super::disk::{Disk, DiskLimits};
 use super::error::StoreError;
@@ -15,6 +16,7 @@ use crate::protocol::state::State;
 use rusqlite::{Connection, OptionalExtension};
 use std::marker::PhantomData;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,12 +55,13 @@ pub struct Watch {
     pub commands: BellBoard,
     /// Rings for a command's row number when a delivery of it ended.
     pub ends: BellBoard,
-    /// Rings for a token's row number when it may be good for less than before: what was begun with it looks again.
+    /// Rings for a token's row number when its row changed: what was begun with it looks again.
     pub tokens: BellBoard,
     /// Cancelled when the database cannot go on.
     pub fatal: CancellationToken,
     counter: Box<dyn Counter>,
     words: Mutex<Words>,
+    token_changes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -72,8 +75,22 @@ impl Watch {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How often tokens' rows may have changed so far. What was read of them at another count may be old.
+    pub fn token_changes(&self) -> u64 {
+        self.token_changes.load(Ordering::Acquire)
+    }
+
+    /// Tokens' rows may have changed: what is known of them is read anew.
+    pub fn tokens_changed(&self) {
+        self.token_changes.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Rings and counts for a committed group, if it wrote anything.
     pub fn committed(&self, written: Option<Committed>, touched: &Touched) {
+        // Before the bells, or the woken would find what was known; and before the answers.
+        if !touched.tokens.is_empty() {
+            self.tokens_changed();
+        }
         touched.agents.iter().for_each(|agent| self.agents.ring(*agent));
         touched.commands.iter().for_each(|command| self.commands.ring(*command));
         touched.ends.iter().for_each(|command| self.ends.ring(*command));
@@ -117,6 +134,8 @@ pub struct Store {
     jobs: mpsc::Sender<Job>,
     pool: r2d2::Pool<ReadOnly>,
     readers: Arc<Semaphore>,
+    /// Good tokens.
+    pub(super) bearers: Arc<Bearers>,
     /// Bells and standing.
     pub watch: Arc<Watch>,
     /// The wall clock.
@@ -210,6 +229,7 @@ impl Store {
             fatal: CancellationToken::new(),
             counter,
             words: Mutex::default(),
+            token_changes: AtomicU64::new(0),
         });
         let (jobs, queue) = mpsc::channel(QUEUE_MAX);
         let committer =
@@ -224,7 +244,7 @@ impl Store {
             })
             .map_err(|error| sqlite(&error))?;
         let readers = Arc::new(Semaphore::new(READERS as usize));
-        Ok((Self { jobs, pool, readers, watch, clock, server_id }, StoreThread(thread)))
+        Ok((Self { jobs, pool, readers, bearers: Arc::default(), watch, clock, server_id }, StoreThread(thread)))
     }
 
     /// Queues an operation if there is room, and waits for its commit. For requests: they can be told to come again.

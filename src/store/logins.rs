@@ -60,7 +60,10 @@ impl OpenLogin {
             return Err(StoreError::Quota(why.to_owned()));
         }
         let good = match self.totp_step {
-            Some(step) => apply.conn.prepare_cached(USE)?.execute((self.actor.token_seq, step))? == 1,
+            Some(step) => {
+                apply.touched.tokens.extend(self.actor.token_seq);
+                apply.conn.prepare_cached(USE)?.execute((self.actor.token_seq, step))? == 1
+            }
             None => {
                 apply.conn.prepare_cached(PLAIN)?.query_row([self.actor.token_seq], |_| Ok(())).optional()?.is_some()
             }

@@ -3,10 +3,12 @@
 //! One thread owns the write connection ([`commit`]) and applies [`op`]erations in groups; reads come from a pool
 //! ([`pool`]). Each operation is one file, named by its verb or noun.
 
+pub mod agent_json;
 pub mod agents;
 pub mod approval;
 pub mod audit;
 pub mod authorities;
+pub mod bearers;
 pub mod brake;
 pub mod cancel;
 pub mod commit;

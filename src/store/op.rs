@@ -162,7 +162,7 @@ impl Close {
     }
 }
 
-/// Asks whether another process changed the database since the last time.
+/// Asks whether another process changed the database since the last time; the first time nobody knows, which is a yes.
 #[derive(Clone, Debug)]
 pub struct LookOutside;
 
@@ -171,6 +171,6 @@ impl LookOutside {
         // Changes only by commits of other connections (https://sqlite.org/pragma.html#pragma_data_version).
         let version: i64 = apply.conn.pragma_query_value(None, "data_version", |row| row.get(0))?;
         let seen = apply.touched.data_version.replace(version);
-        Ok(seen.is_some_and(|seen| seen != version))
+        Ok(seen != Some(version))
     }
 }

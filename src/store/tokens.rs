@@ -9,6 +9,7 @@ use crate::protocol::http::PAGE_MAX;
 use crate::protocol::ids::TokenId;
 use crate::protocol::scope::Scope;
 use rusqlite::{OptionalExtension, Row};
+use std::sync::Arc;
 
 /// Makes a token.
 #[derive(Clone, Debug)]
@@ -167,8 +168,8 @@ pub fn target(apply: &Apply<'_>, actor: &Actor, id: TokenId) -> Result<Target, S
     }
 }
 
-/// A token that is good now.
-#[derive(Clone, Debug)]
+/// A token that is good now. Whoever changes one of these columns says so in `Touched::tokens`, or the old ones go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bearer {
     /// Row number.
     pub seq: i64,
@@ -189,6 +190,11 @@ pub struct Bearer {
 }
 
 impl Bearer {
+    /// Whether it has not ended by itself at this time, in Unix milliseconds.
+    pub fn is_good_at(&self, now_ms: i64) -> bool {
+        self.expires_ms.is_none_or(|expires_ms| expires_ms > now_ms)
+    }
+
     /// Whether a one-time password is needed with it.
     pub fn needs_code(&self) -> bool {
         self.totp.is_some() && self.totp_step > 0
@@ -196,7 +202,7 @@ impl Bearer {
 }
 
 /// How a good token is found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKey {
     /// By its hash.
     Hash([u8; 32]),
@@ -205,11 +211,28 @@ pub enum TokenKey {
 }
 
 impl Store {
-    /// A token, if it is good now.
+    /// A token, if it is good now: from memory, if it is known there.
     ///
     /// # Errors
     /// SQLite's.
-    pub async fn bearer(&self, key: TokenKey) -> Result<Option<Bearer>, StoreError> {
+    pub async fn bearer(&self, key: TokenKey) -> Result<Option<Arc<Bearer>>, StoreError> {
+        // Before the read: what changes during it must not pass for what was read.
+        let changes = self.watch.token_changes();
+        if let Some(known) = self.bearers.get(&key, changes, self.clock.now_ms()) {
+            return Ok(Some(known));
+        }
+        let read = self.read_bearer(key).await?.map(Arc::new);
+        if let Some(bearer) = &read {
+            self.bearers.keep(key, changes, bearer);
+        }
+        Ok(read)
+    }
+
+    /// The same from the database.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) async fn read_bearer(&self, key: TokenKey) -> Result<Option<Bearer>, StoreError> {
         const BY_HASH: &str = "SELECT seq, id, name, role, scope, expires_ms, totp, totp_step FROM tokens \
              WHERE hash = ?1 AND revoked_ms IS NULL AND (expires_ms IS NULL OR expires_ms > ?2)";
         const BY_SEQ: &str = "SELECT seq, id, name, role, scope, expires_ms, totp, totp_step FROM tokens \

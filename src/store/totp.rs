@@ -30,6 +30,7 @@ impl SetTotp {
             let what = "one-time passwords are on already; turn them off first (`postrider tokens totp --off`)";
             return Err(StoreError::Conflict(what.to_owned()));
         }
+        apply.touched.tokens.insert(target.seq);
         audit::record(apply, &self.actor, "token.totp_new", &self.id, &json!({}))
     }
 }
@@ -83,6 +84,7 @@ impl ClearTotp {
         const SQL: &str = "UPDATE tokens SET totp = NULL, totp_step = 0 WHERE seq = ?1";
         let target = target(apply, &self.actor, self.id)?;
         apply.conn.prepare_cached(SQL)?.execute([target.seq])?;
+        apply.touched.tokens.insert(target.seq);
         audit::record(apply, &self.actor, "token.totp_off", &self.id, &json!({}))
     }
 }

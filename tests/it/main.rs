@@ -4,6 +4,7 @@
 mod acme;
 mod agent_disk;
 mod agent_link;
+mod agents;
 mod approval;
 mod audit;
 mod bad_agents;

@@ -14,6 +14,7 @@ use postrider::http_client::{HttpClient, ServerUrl};
 use postrider::protocol::ids::{AgentId, CommandId, TokenId};
 use postrider::tls::Trust;
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -368,6 +369,58 @@ async fn an_expired_tokens_streams_and_waits_end_by_themselves() {
     assert_eq!(rest, "");
     assert_eq!(waited.problem(), (401, "unauthorized".to_owned()));
     assert_eq!(ann.call("GET", "/api/agents", Value::Null).await.status, 401);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_that_begins_after_a_revocation_was_answered_is_served() {
+    let server = TestServer::start().await;
+    for round in 0..3 {
+        let ann = operator(&server.api, &format!("ann-{round}"), json!({ "role": "owner" })).await;
+        let opened = ann.api.call("POST", "/api/session", json!({ "kind": "bearer" })).await.json();
+        let session = with_token(&ann.api, opened["token"].as_str().unwrap());
+        let (served, revoked) = (AtomicU32::new(0), AtomicBool::new(false));
+        let ask = async |api: &Api| {
+            loop {
+                let after = revoked.load(Ordering::SeqCst);
+                let status = api.call("GET", "/api/session", Value::Null).await.status;
+                assert!(!(after && status == 200), "served after it was revoked");
+                // One failure each: more would lock the address out.
+                if status != 200 {
+                    return;
+                }
+                served.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let revoke = async {
+            eventually("they are served", || async { (served.load(Ordering::SeqCst) > 100).then_some(()) }).await;
+            let reply = server.api.call("DELETE", &format!("/api/tokens/{}", ann.id), Value::Null).await;
+            assert_eq!(reply.status, 200);
+            revoked.store(true, Ordering::SeqCst);
+            for api in [&ann.api, &session] {
+                assert_eq!(api.call("GET", "/api/session", Value::Null).await.status, 401);
+            }
+        };
+        tokio::join!(ask(&ann.api), ask(&ann.api), ask(&session), ask(&session), revoke);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_another_process_revokes_or_widens_is_read_anew() {
+    let server = two_cities().await;
+    let ann = operator(&server.api, "ann", berlin("viewer")).await.api;
+    let agents = async || {
+        let reply = ann.call("GET", "/api/agents", Value::Null).await;
+        (reply.status == 200).then(|| reply.json()["agents"].as_array().unwrap().len())
+    };
+    assert_eq!(agents().await, Some(1));
+    let conn = rusqlite::Connection::open(server.data.path().join("postrider.db")).unwrap();
+    conn.busy_timeout(Duration::from_secs(10)).unwrap();
+    conn.execute("UPDATE tokens SET scope = '{}' WHERE name = 'ann'", []).unwrap();
+    eventually("it reaches both", || async { (agents().await == Some(2)).then_some(()) }).await;
+    conn.execute("UPDATE tokens SET revoked_ms = 1 WHERE name = 'ann'", []).unwrap();
+    eventually("it is good no longer", || async { agents().await.is_none().then_some(()) }).await;
     server.stop().await;
 }
 

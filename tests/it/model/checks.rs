@@ -2,6 +2,7 @@
 
 use super::rows::Row;
 use super::world::{CLEARANCE_MS, World, output_byte};
+use postrider::protocol::http::AgentsResponse;
 use postrider::protocol::ids::DeliveryId;
 use postrider::protocol::name::Tags;
 use postrider::protocol::scope::Scope;
@@ -113,13 +114,14 @@ fn counts(world: &World, conn: &Connection) {
     let queued = |row: &&Row| row.state == State::Queued && !row.held;
     let size = world.runtime.block_on(world.store.outbox_size()).unwrap();
     assert_eq!(size, world.rows.0.iter().filter(queued).count() as u64);
-    let listed = world.runtime.block_on(world.store.agents(None, Tags::new(), 100, Scope::default())).unwrap();
+    let listed = world.store.agents(None, Tags::new(), 100, Scope::default(), |_| None);
+    let listed: AgentsResponse = serde_json::from_slice(&world.runtime.block_on(listed).unwrap()).unwrap();
     for (number, enrolled) in world.enrolled.iter().enumerate() {
-        let found = listed.iter().find(|agent| agent.seq == enrolled.seq);
+        let found = listed.agents.iter().find(|agent| agent.id == enrolled.id);
         assert_eq!(found.is_none(), enrolled.revoked);
         let Some(agent) = found else { continue };
         let outbox = world.rows.0.iter().filter(queued).filter(|row| row.agent == number).count() as u64;
-        assert_eq!((agent.response.outbox, agent.response.epoch), (outbox, enrolled.epoch));
+        assert_eq!((agent.outbox, agent.epoch), (outbox, enrolled.epoch));
     }
     let mut statement = conn.prepare("SELECT action, count(*) FROM audit GROUP BY action").unwrap();
     let audited = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
