@@ -214,6 +214,7 @@ impl Committer {
         guard: Guard,
     ) -> Result<Option<Vec<Result<Done, StoreError>>>, StoreError> {
         touched.clear();
+        let data_version = touched.data_version;
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let results = self.apply_all(jobs, touched, guard).and_then(|results| {
             if results.is_some() {
@@ -222,8 +223,12 @@ impl Committer {
             }
             Ok(results)
         });
-        if !matches!(results, Ok(Some(_))) && !self.conn.is_autocommit() {
-            self.conn.execute_batch("ROLLBACK")?;
+        if !matches!(results, Ok(Some(_))) {
+            // Who looked outside has told nobody yet.
+            touched.data_version = data_version;
+            if !self.conn.is_autocommit() {
+                self.conn.execute_batch("ROLLBACK")?;
+            }
         }
         results
     }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Measures what the server promises: each workload several times, the medians beside the targets, as a Markdown table.
 
-    cargo build --release && python3 tests/bench/figures.py [BINARY] [--runs 5] [--only NAME]... [--quick] [--out FILE]
+    cargo build --release && python3 tests/bench/figures.py [BINARY] [--runs 5] [--only NAME]... [--seconds N]
+        [--quick] [--out FILE]
 
 Each run is one `postrider bench`, with a server and a database of its own on a real disk. Workloads that compare take
 turns: one run with, one without, and so on; their figure is the median of the ratios of neighbours, so that a host which
@@ -31,6 +32,7 @@ def parse():
     parser.add_argument("--only", action="append", choices=[workload.name for workload in WORKLOADS], metavar="NAME",
                         help="only this workload; may be repeated: " +
                              ", ".join(workload.name for workload in WORKLOADS))
+    parser.add_argument("--seconds", type=int, help="of each run, where the workload would have more")
     parser.add_argument("--quick", action="store_true", help="one short run each, with a tenth of the agents")
     parser.add_argument("--out", metavar="FILE", help="for all reports, as JSON")
     args = parser.parse_args()
@@ -75,6 +77,8 @@ def percent(share):
 
 def measure(args, binary, record, all_measured):
     chosen = [workload for workload in WORKLOADS if not args.only or workload.name in args.only]
+    for workload in chosen if args.seconds else []:
+        workload.seconds = min(workload.seconds, args.seconds)
     seconds = sum(workload.seconds_least(args.quick) for workload in chosen) * args.runs
     tell(f"{sum(len(workload.sides) for workload in chosen) * args.runs} runs, {seconds / 60:.0f} minutes "
          "and what it takes to bring up fleets and databases")

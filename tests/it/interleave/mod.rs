@@ -11,4 +11,5 @@ mod answers;
 mod bells;
 mod epochs;
 mod orders;
+mod parked;
 mod sessions;
