@@ -104,7 +104,7 @@ CREATE TABLE deliveries (
     agent_seq   INTEGER NOT NULL REFERENCES agents (seq),
     state       TEXT NOT NULL DEFAULT 'queued' CHECK (0 < instr(
                     ' queued accepted running succeeded failed timed_out cancelled interrupted expired refused lost ',
-                    ' ' || state || ' ')),
+                    ' ' || state || ' ') AND instr(state, ' ') = 0),
     attempt     INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0), -- dispatches so far; only grows
     in_doubt    INTEGER NOT NULL DEFAULT 0 CHECK (in_doubt IN (0, 1)), -- 1: dispatched, and no hello has told since whether it arrived
     held        INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)), -- 1: on hold until a second person approves the command
@@ -159,6 +159,7 @@ CREATE TABLE transitions (
     epoch       INTEGER,                                -- the session concerned
     attempt     INTEGER,                                -- for 'dispatched'
     cause       TEXT,                                   -- who or what
+    CHECK (instr(before || event, ' ') = 0),
     CHECK (event = 'approved' OR event = 'dispatched' OR event = 'cancel_requested' OR 0 < instr(' '
         || '>queued '
         || 'queued>accepted queued>expired queued>cancelled queued>lost '

@@ -54,10 +54,10 @@ impl Moment {
         Self { wall_ms, uptime: uptime() }
     }
 
-    /// Whether the wall clock was set since then, if it shows `now_ms` now.
-    pub fn clock_was_set(self, now_ms: i64) -> bool {
-        let since_ms = i64::try_from(uptime().saturating_sub(self.uptime).as_millis()).unwrap_or(i64::MAX);
-        now_ms.saturating_sub(self.wall_ms).saturating_sub(since_ms).abs() > STEP_MS_MAX
+    /// Whether the wall clock was set between this moment and a later one.
+    pub fn clock_was_set(self, later: Self) -> bool {
+        let since_ms = i64::try_from(later.uptime.saturating_sub(self.uptime).as_millis()).unwrap_or(i64::MAX);
+        later.wall_ms.saturating_sub(self.wall_ms).saturating_sub(since_ms).abs() > STEP_MS_MAX
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::clock::Moment;
 use crate::protocol::close::CloseReason;
+use crate::secret::random;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,7 +19,7 @@ pub struct Standing {
     pub connected: Moment,
     /// Its last proven round trip, in Unix milliseconds.
     pub proven_ms: AtomicI64,
-    /// Number of the latest ping, and of the latest that was answered by its pong while it was that.
+    /// What the latest ping says, and the latest that was answered by its pong while it was that.
     pinged: AtomicU64,
     ponged: AtomicU64,
     /// The reader is waiting for us and not for the socket, so that a pong may lie unread.
@@ -110,21 +111,23 @@ impl Presence {
 }
 
 impl Standing {
-    /// The number of the next ping, which is about to be sent.
+    /// What the next ping, which is about to be sent, says: nobody can answer it without having heard it.
     pub fn ping(&self) -> u64 {
-        self.pinged.fetch_add(1, Ordering::Relaxed) + 1
+        let number = u64::from_le_bytes(random());
+        self.pinged.store(number, Ordering::Release);
+        number
     }
 
     /// A pong came. Only that to the latest ping proves something.
     pub fn pong(&self, number: u64, now_ms: i64) {
-        if number == self.pinged.load(Ordering::Relaxed) && self.ponged.swap(number, Ordering::Relaxed) != number {
+        if number == self.pinged.load(Ordering::Acquire) && self.ponged.swap(number, Ordering::AcqRel) != number {
             self.prove(now_ms);
         }
     }
 
     /// Whether the latest ping is not answered yet.
     pub fn awaits_pong(&self) -> bool {
-        self.ponged.load(Ordering::Relaxed) != self.pinged.load(Ordering::Relaxed)
+        self.ponged.load(Ordering::Acquire) != self.pinged.load(Ordering::Acquire)
     }
 
     /// Notes a proven round trip.

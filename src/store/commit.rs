@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::handle::{Committed, Watch};
 use super::op::{Apply, Done, Op};
 use super::parked::Parked;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::crash;
 use crate::protocol::state::State;
 use rusqlite::Connection;
@@ -39,6 +39,8 @@ pub struct Job {
 pub struct Touched {
     /// Agents whose outbox, cancellations or standing changed.
     pub agents: BTreeSet<i64>,
+    /// Agents whose parked look is to look again. Their bells do not ring.
+    pub nudged: BTreeSet<i64>,
     /// Commands that have something new to show.
     pub commands: BTreeSet<i64>,
     /// Commands with a delivery that ended.
@@ -171,7 +173,8 @@ impl Committer {
         }
         let mut results = Vec::with_capacity(batch.len());
         let mut all = Touched { data_version: touched.data_version, ..Touched::default() };
-        for job in std::mem::take(batch) {
+        let mut jobs = std::mem::take(batch).into_iter();
+        while let Some(job) = jobs.next() {
             let mut alone = vec![job];
             let applied = self.transaction(&mut alone, touched);
             let count = alone.len();
@@ -187,7 +190,10 @@ impl Committer {
                     all.accept_ms.append(&mut touched.accept_ms);
                     all.close |= touched.close;
                 }
-                Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
+                Err(StoreError::Fatal(why)) => {
+                    batch.extend(jobs);
+                    return Err(StoreError::Fatal(why));
+                }
                 Err(error) => results.extend((0..count).map(|_| Err(error.clone()))),
             }
         }
@@ -239,7 +245,7 @@ impl Committer {
         touched: &mut Touched,
         guard: Guard,
     ) -> Result<Option<Vec<Result<Done, StoreError>>>, StoreError> {
-        let now_ms = self.clock.now_ms();
+        let now = Moment::now(self.clock.now_ms());
         let quota = self.disk.refusal();
         let mut results = Vec::with_capacity(jobs.len());
         loop {
@@ -252,7 +258,7 @@ impl Committer {
                 self.conn.prepare_cached("SAVEPOINT op")?.execute([])?;
             }
             let (changes, counted) = (self.conn.total_changes(), (touched.states.len(), touched.accept_ms.len()));
-            let mut apply = Apply { conn: &self.conn, now_ms, touched, quota };
+            let mut apply = Apply { conn: &self.conn, now_ms: now.wall_ms, now, touched, quota };
             let result = job.op.apply(&mut apply);
             match &result {
                 Ok(_) => {}

@@ -22,6 +22,7 @@ use super::retain::Retain;
 use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use super::totp::{ClearTotp, ProveTotp, SetTotp};
+use crate::clock::Moment;
 use crate::protocol::access::{JoinResponse, TokenResponse};
 use crate::protocol::http::{AgentResponse, CommandResponse};
 use rusqlite::Connection;
@@ -32,6 +33,8 @@ pub struct Apply<'a> {
     pub conn: &'a Connection,
     /// The time of this group, in Unix milliseconds.
     pub now_ms: i64,
+    /// The same, with a clock that nobody can set.
+    pub now: Moment,
     /// Whom to wake after the commit, and what to count.
     pub touched: &'a mut Touched,
     /// Why submissions are refused at present, if they are.

@@ -77,7 +77,7 @@ impl Nudge {
     /// # Errors
     /// None.
     pub fn apply(&self, apply: &mut Apply<'_>) -> Result<(), StoreError> {
-        apply.touched.agents.insert(self.agent_seq);
+        apply.touched.nudged.insert(self.agent_seq);
         Ok(())
     }
 }
@@ -132,9 +132,10 @@ impl Claim {
         let mut statement = conn.prepare_cached(HELD)?;
         let mut rows = statement.query([self.agent_seq])?;
         while let Some(row) = rows.next()? {
-            held += 1;
+            let id = DeliveryId::from_bytes(row.get(0)?);
+            // What was accepted since the writer looked is counted once.
+            held += usize::from(!self.in_flight.contains(&id));
             if row.get(1)? {
-                let id = DeliveryId::from_bytes(row.get(0)?);
                 claimed.cancels.extend((!self.cancelled.contains(&id)).then_some(id));
             }
         }
@@ -155,7 +156,7 @@ impl Claim {
                 claimed.held_back = true;
                 break;
             }
-            if self.since.clock_was_set(apply.now_ms) {
+            if self.since.clock_was_set(apply.now) {
                 claimed.clock_was_set = true;
                 break;
             }

@@ -1,9 +1,10 @@
 //! Claims that found nothing and wait: the committing thread looks for them again when something is there.
 //!
 //! So a submission and the dispatch of what it added are one commit, and the writer is woken once, with the rows in its
-//! hands. There is at most one for each agent. They live and die with the committing thread; nothing depends on them.
+//! hands. There is at most one for each agent, also of one that has left since, until its rows are touched. They live and
+//! die with the committing thread; nothing depends on them.
 
-use super::commit::{Job, Touched};
+use super::commit::{BATCH_MAX, Job, Touched};
 use super::error::StoreError;
 use super::op::{Done, Op};
 use super::outbox::Claim;
@@ -18,6 +19,8 @@ pub const WOKEN_MAX: usize = 128;
 struct Waiting {
     claim: Claim,
     reply: Reply,
+    /// It looks in one of the next groups.
+    is_due: bool,
 }
 
 type Reply = oneshot::Sender<Result<Done, StoreError>>;
@@ -45,21 +48,33 @@ impl Parked {
             return;
         }
         let mut room = WOKEN_MAX;
-        touched.agents.retain(|agent| {
-            self.forget_if_gone(*agent);
-            if room > 0
-                && let Some(waiting) = self.claims.remove(agent)
-            {
-                group.push(waiting.into_job());
-                room -= 1;
-                return false;
+        let nudged = std::mem::take(&mut touched.nudged);
+        touched.agents.retain(|agent| !self.wake_one(*agent, &mut room, group));
+        for agent in nudged {
+            if !self.wake_one(agent, &mut room, group) {
+                touched.nudged.insert(agent);
             }
-            let is_due = self.claims.contains_key(agent);
-            if is_due {
-                self.due.push_back(*agent);
-            }
-            !is_due
-        });
+        }
+    }
+
+    /// False: the agent has no claim here.
+    fn wake_one(&mut self, agent: i64, room: &mut usize, group: &mut Vec<Job>) -> bool {
+        self.forget_if_gone(agent);
+        if *room == 0 {
+            return self.set_due(agent);
+        }
+        let Some(waiting) = self.claims.remove(&agent) else { return false };
+        group.push(waiting.into_job());
+        *room -= 1;
+        true
+    }
+
+    fn set_due(&mut self, agent: i64) -> bool {
+        let Some(waiting) = self.claims.get_mut(&agent) else { return false };
+        if !std::mem::replace(&mut waiting.is_due, true) {
+            self.due.push_back(agent);
+        }
+        true
     }
 
     /// A claim whose session has ended must take nothing: nobody would send it.
@@ -69,13 +84,15 @@ impl Parked {
         }
     }
 
-    /// Begins a group with the claims that are due.
+    /// Begins a group with the claims that are due, of which none is twice there: at most half a group.
     pub fn due(&mut self, group: &mut Vec<Job>) {
-        while group.len() < WOKEN_MAX
+        while group.len() < BATCH_MAX / 2
             && let Some(agent) = self.due.pop_front()
         {
             self.forget_if_gone(agent);
-            group.extend(self.claims.remove(&agent).map(|waiting| waiting.into_job()));
+            if self.claims.get(&agent).is_some_and(|waiting| waiting.is_due) {
+                group.extend(self.claims.remove(&agent).map(|waiting| waiting.into_job()));
+            }
         }
     }
 
@@ -86,18 +103,23 @@ impl Parked {
             (Job { op: Op::Claim(claim), reply }, Ok(Done::Claim(found))) if claim.parks && found.is_empty() => {
                 (claim, reply)
             }
+            (Job { op: Op::Claim(claim), reply }, Err(StoreError::Fenced)) => {
+                // It may have been woken in the place of its successor.
+                self.set_due(claim.agent_seq);
+                return Some(Job { op: Op::Claim(claim), reply });
+            }
             (job, _) => return Some(job),
         };
         if reply.is_closed() {
             return None;
         }
         let agent = claim.agent_seq;
-        if touched.agents.contains(&agent) {
-            self.due.push_back(agent);
-        }
-        if let Some(older) = self.claims.insert(agent, Box::new(Waiting { claim, reply })) {
+        if let Some(older) = self.claims.insert(agent, Box::new(Waiting { claim, reply, is_due: false })) {
             // Of an older session: its writer has not heard yet that it is over.
             let _ = older.reply.send(Err(StoreError::Fenced));
+        }
+        if touched.agents.contains(&agent) || touched.nudged.contains(&agent) {
+            self.set_due(agent);
         }
         None
     }

@@ -49,6 +49,10 @@ fn end(apply: &mut Apply<'_>, mut row: DeliveryRow) -> Result<(), StoreError> {
     let because = |reason| Because { cause: Some("reaper"), reason: Some(reason), ..Because::default() };
     // A row in doubt may have been taken in time: its report has as long as that of an accepted one.
     let doubt_over_ms = row.not_after_ms + row.timeout_ms + LOST_GRACE_MS;
+    if row.state != State::Queued {
+        // There is room in the agent's window.
+        apply.touched.agents.insert(row.agent_seq);
+    }
     match row.state {
         State::Queued if row.held => {
             transition(apply, &mut row, State::Expired, &because("not approved before its expiry"))

@@ -248,7 +248,7 @@ pub const START_GRACE_MS: i64 = 120_000;
 /// # Errors
 /// SQLite's.
 pub fn recover(conn: &Connection, now_ms: i64) -> rusqlite::Result<()> {
-    const GRACE: &str = "UPDATE deliveries SET due_ms = ?1 WHERE due_ms < ?1 \
+    const GRACE: &str = "UPDATE deliveries SET due_ms = ?1 WHERE finished_ms IS NULL AND due_ms < ?1 \
          AND (state IN ('accepted', 'running') OR (state = 'queued' AND in_doubt = 1))";
     const CLOSE: &str = "UPDATE agents SET session_open = 0, close_reason = 'connection_lost', closed_ms = ?1 \
          WHERE session_open = 1";

@@ -104,11 +104,16 @@ impl Reader {
             taken = self.frame(frame).await;
         }
         // What came before the end of the connection counts.
-        if !self.unqueued.is_empty() {
-            let jobs = std::mem::take(&mut self.unqueued);
-            self.app.store.queue_all(jobs).await.map_err(|_| CloseReason::ServerStorage)?;
-        }
+        self.flush().await?;
         taken
+    }
+
+    async fn flush(&mut self) -> Result<(), CloseReason> {
+        if self.unqueued.is_empty() {
+            return Ok(());
+        }
+        let jobs = std::mem::take(&mut self.unqueued);
+        self.app.store.queue_all(jobs).await.map_err(|_| CloseReason::ServerStorage)
     }
 
     async fn frame(&mut self, frame: Option<Result<Message, SocketError>>) -> Result<(), CloseReason> {
@@ -243,6 +248,8 @@ impl Reader {
     }
 
     async fn note(&mut self, note: Note) -> Result<(), CloseReason> {
+        // The writer may be busy: what was read does not wait for it.
+        self.flush().await?;
         self.notes.send(note).await.map_err(|_| CloseReason::ConnectionLost)
     }
 

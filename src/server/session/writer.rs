@@ -7,6 +7,7 @@
 
 use super::handshake::{CLOSE_TIMEOUT, Session, close_frame};
 use crate::backoff::jitter;
+use crate::clock::Moment;
 use crate::crash;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{ErrorFrame, FRAME_BYTES_MAX, ServerFrame, encode};
@@ -35,6 +36,8 @@ use tokio_tungstenite::tungstenite::Message;
 pub const NOTES_MAX: usize = 32;
 /// While the reader is held up by us, a pong may lie unread: the deadline is put off by this much.
 const HELD_UP_PAUSE: Duration = Duration::from_millis(500);
+/// For so long at most: a peer that hears nothing and never stops talking holds its reader up, too.
+const HELD_UP_MAX: Duration = Duration::from_secs(60);
 
 /// What the reader tells the writer.
 #[derive(Debug)]
@@ -96,6 +99,11 @@ pub struct Writer {
     cancelled: HashSet<DeliveryId>,
     /// The look that is under way.
     claim: Option<UnderWay>,
+    /// Something may have come since it began.
+    again: bool,
+    /// Since when an overdue pong, or accept, is put off.
+    pong_put_off: Option<Instant>,
+    accept_put_off: Option<Instant>,
     /// The last look found more rows than there was room for.
     more: bool,
     /// It left rows alone until some bytes that are in flight have arrived.
@@ -121,6 +129,9 @@ impl Writer {
             in_flight: HashMap::new(),
             cancelled: HashSet::new(),
             claim: None,
+            again: false,
+            pong_put_off: None,
+            accept_put_off: None,
             more: false,
             held_back: false,
             ping_at: now,
@@ -143,6 +154,8 @@ impl Writer {
         if let Err(reason) = self.write_until_the_end().await {
             self.session.standing.end(reason);
         }
+        // Nothing more is taken for us.
+        self.claim = None;
         let reason = self.session.standing.reason();
         if reason != CloseReason::ConnectionLost {
             let _ = timeout(CLOSE_TIMEOUT, self.sink.send(close_frame(reason))).await;
@@ -219,14 +232,15 @@ impl Writer {
         }
         let now = Instant::now();
         let held_up = self.session.standing.held_up.load(Ordering::Relaxed);
+        let is_put_off = |since: &mut Option<Instant>| held_up && now - *since.get_or_insert(now) < HELD_UP_MAX;
         if self.pong_due().is_some_and(|due| due <= now) {
-            if !held_up {
+            if !is_put_off(&mut self.pong_put_off) {
                 return Err(CloseReason::PongTimeout);
             }
             self.pong_due = Some(now + HELD_UP_PAUSE);
         }
         if self.accept_due() <= now {
-            if !held_up {
+            if !is_put_off(&mut self.accept_put_off) {
                 return Err(CloseReason::AcceptTimeout);
             }
             let restart = now - self.app.keepalive.accept_timeout + HELD_UP_PAUSE;
@@ -238,6 +252,7 @@ impl Writer {
     async fn note(&mut self, note: Note) -> Result<(), CloseReason> {
         match note {
             Note::Accepted(delivery) => {
+                self.accept_put_off = None;
                 if self.in_flight.remove(&delivery).is_some() {
                     // An answer to what we sent on this connection: a proven round trip.
                     self.session.standing.prove(self.app.store.clock.now_ms());
@@ -259,9 +274,10 @@ impl Writer {
     }
 
     async fn ping(&mut self) -> Result<(), CloseReason> {
-        if self.session.standing.connected.clock_was_set(self.app.store.clock.now_ms()) {
+        if self.session.standing.connected.clock_was_set(Moment::now(self.app.store.clock.now_ms())) {
             return Err(CloseReason::ClockStep);
         }
+        self.pong_put_off = None;
         let payload = self.session.standing.ping().to_be_bytes().to_vec();
         let now = Instant::now();
         self.ping_at = now + self.ping_wait();
@@ -279,9 +295,11 @@ impl Writer {
         self.poll_at = Instant::now() + self.poll_interval;
         let (agent_seq, store) = (self.session.agent_seq, &self.app.store);
         if self.claim.is_some() {
+            self.again = true;
             let nudged = store.queue(Nudge { agent_seq }).await;
             return nudged.map(drop).map_err(|_| CloseReason::ServerStorage);
         }
+        self.again = false;
         let full = self.is_full();
         let claim = Claim {
             agent_seq,
@@ -314,8 +332,7 @@ impl Writer {
             return Err(CloseReason::ClockStep);
         }
         (self.more, self.held_back) = (claimed.more, claimed.held_back || claim.full);
-        // What was accepted since it began made room that it did not know of.
-        let has_room = self.in_flight.len() < claim.in_flight || !(self.more || self.held_back);
+        let expected = claim.in_flight + claimed.rows.len();
         for row in claimed.rows {
             self.dispatch(row).await?;
         }
@@ -324,8 +341,9 @@ impl Writer {
                 self.send(&ServerFrame::Cancel { delivery }).await?;
             }
         }
-        // Without room the next look waits for a note.
-        if has_room { self.look().await } else { Ok(()) }
+        // Without room the next look waits for a note; what was accepted or withdrawn meanwhile made room.
+        let has_room = self.in_flight.len() < expected || !(self.more || self.held_back);
+        if has_room || self.again { self.look().await } else { Ok(()) }
     }
 
     async fn dispatch(&mut self, mut row: OutboxRow) -> Result<(), CloseReason> {
