@@ -117,7 +117,9 @@ impl Committer {
             };
             match results {
                 Ok(results) => {
-                    for (job, result) in batch.drain(..).zip(results) {
+                    // The last first: a claim that was woken comes last and has the longest way to go, and whoever queued
+                    // several operations and waits for the first finds all of them answered.
+                    for (job, result) in batch.drain(..).zip(results).rev() {
                         if let Some(job) = self.parked.keep(job, &result, &touched) {
                             let _ = job.reply.send(result);
                         }

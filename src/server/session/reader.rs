@@ -22,8 +22,9 @@ use crate::store::op::Operation;
 use crate::store::output::AppendOutput;
 use crate::store::progress::{Accept, Finish, Progress, Report, Start};
 use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesOrdered, SplitStream};
+use futures_util::stream::SplitStream;
 use futures_util::{FutureExt, StreamExt};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
@@ -51,13 +52,22 @@ enum Event {
     Ended,
 }
 
+/// The first one's answer, which takes it out; none: there are none.
+async fn first(pending: &mut VecDeque<Pending>) -> Option<Result<Committed, StoreError>> {
+    let result = pending.front_mut()?.await;
+    pending.pop_front();
+    Some(result)
+}
+
 /// The reading half of a session.
 pub struct Reader {
     app: Arc<App>,
     session: Session,
     stream: SplitStream<Socket>,
     notes: mpsc::Sender<Note>,
-    pending: FuturesOrdered<Pending>,
+    // In their order, and only the first is waited for: it is answered last of those that are committed together, so the
+    // reader wakes once for all of them.
+    pending: VecDeque<Pending>,
     /// Operations of frames that were read, to be queued together. Their commits are among the pending.
     unqueued: Vec<Job>,
     faults: u32,
@@ -66,7 +76,7 @@ pub struct Reader {
 impl Reader {
     /// Reads `stream` for `session`.
     pub fn new(app: Arc<App>, session: Session, stream: SplitStream<Socket>, notes: mpsc::Sender<Note>) -> Self {
-        Self { app, session, stream, notes, pending: FuturesOrdered::new(), unqueued: Vec::new(), faults: 0 }
+        Self { app, session, stream, notes, pending: VecDeque::new(), unqueued: Vec::new(), faults: 0 }
     }
 
     /// Reads until the connection or the session ends; answers why, if nobody else has said.
@@ -78,7 +88,7 @@ impl Reader {
             let event = tokio::select! {
                 biased;
                 () = standing.ended() => Event::Ended,
-                Some(result) = self.pending.next(), if !self.pending.is_empty() => Event::Committed(result),
+                Some(result) = first(&mut self.pending) => Event::Committed(result),
                 frame = self.stream.next(), if !full => Event::Frame(frame),
             };
             standing.held_up.store(true, Ordering::Relaxed);
