@@ -1,8 +1,8 @@
 //! The journal's words and its SQL: what is written before anything is acknowledged, started or reported.
 //!
 //! All functions here work on one connection and block; `journal_thread` owns that connection and calls them.
-//! `synchronous=FULL` and WAL: a committed transaction survives power loss. Nothing is deleted while a server could
-//! still dispatch it (see the `stored` column).
+//! `synchronous=FULL` and WAL: a committed transaction survives power loss, but for one of nothing but what may be lost
+//! (see [`Op`]). Nothing is deleted while a server could still dispatch it (see the `stored` column).
 
 use super::data::private;
 use crate::protocol::ids::DeliveryId;
@@ -80,7 +80,9 @@ pub enum Entry {
     Ended(Outcome),
 }
 
-/// One thing to write.
+/// One thing to write. All survive power loss but `Forget` and `Purge`: they are lost with the power unless something else
+/// is written after them. Then the next `hello` tells the delivery again and the server says `stored` again, and the next
+/// purge removes what this one did.
 #[derive(Clone, Debug)]
 pub enum Op {
     /// Take a delivery in, unless it is known.
@@ -113,10 +115,16 @@ pub enum Op {
     },
 }
 
+impl Op {
+    fn may_be_lost(&self) -> bool {
+        matches!(self, Self::Forget(_) | Self::Purge { .. })
+    }
+}
+
 /// What became of an [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Done {
-    /// It is on disk.
+    /// It is in the file.
     Written,
     /// `Accept`: it was there before. With its outcome, where it has one.
     Known(Option<Outcome>),
@@ -206,11 +214,22 @@ pub fn held(connection: &Connection) -> Result<Vec<Held>, JournalError> {
     Ok(held)
 }
 
-/// Writes all of `ops` in one transaction: all or none.
+/// Writes all of `ops` in one transaction: all or none. It is on disk after that, unless all of them may be lost.
 ///
 /// # Errors
 /// [`JournalError::Full`], [`JournalError::Sql`]; then nothing is written.
 pub fn write(connection: &mut Connection, ops: &[&Op]) -> Result<Vec<Done>, JournalError> {
+    if !ops.iter().all(|op| op.may_be_lost()) {
+        return write_group(connection, ops);
+    }
+    // In WAL mode such a commit syncs nothing. The next one with FULL syncs the whole log, so nothing is lost out of order.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let written = write_group(connection, ops);
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    written
+}
+
+fn write_group(connection: &mut Connection, ops: &[&Op]) -> Result<Vec<Done>, JournalError> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let mut wiped = 0;
     let done = ops.iter().map(|op| write_one(&transaction, op, &mut wiped)).collect::<Result<Vec<_>, _>>()?;
@@ -349,12 +368,41 @@ mod tests {
         assert!(held(&connection).unwrap().iter().all(|held| held.secrets.is_empty()));
     }
 
+    /// 2: FULL.
+    fn synchronous(connection: &Connection) -> i64 {
+        connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap()
+    }
+
     #[test]
     fn what_is_written_is_on_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let connection = open(&folder.path().join("journal.db")).unwrap();
-        let synchronous: i64 = connection.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
-        assert_eq!(synchronous, 2, "FULL");
+        assert_eq!(synchronous(&connection), 2);
+    }
+
+    #[test]
+    fn what_may_be_lost_is_written_and_what_comes_after_it_is_on_the_disk_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal.db");
+        let [first, second] = [DeliveryId::new(), DeliveryId::new()];
+        let outcome = Outcome::without_run(State::Refused, "no");
+        let mut connection = open(&path).unwrap();
+        let ops = [first, second].map(|id| accept(id, Entry::Ended(outcome.clone())));
+        write(&mut connection, &ops.iter().collect::<Vec<_>>()).unwrap();
+        write(&mut connection, &[&Op::Forget(first), &Op::Purge { now_ms: 0 }]).unwrap();
+        assert_eq!(synchronous(&connection), 2);
+        // What no commit takes: a reference to nothing.
+        let broken = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);              CREATE TEMP TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED);              CREATE TEMP TRIGGER refer AFTER UPDATE ON main.deliveries BEGIN INSERT INTO child VALUES (1); END;";
+        connection.execute_batch(broken).unwrap();
+        connection.pragma_update(None, "foreign_keys", true).unwrap();
+        let failed = write(&mut connection, &[&Op::Forget(second)]).unwrap_err();
+        assert!(failed.to_string().contains("FOREIGN KEY"), "{failed}");
+        assert_eq!(synchronous(&connection), 2);
+        drop(connection);
+        let mut connection = open(&path).unwrap();
+        assert_eq!(held(&connection).unwrap().iter().map(|held| held.delivery).collect::<Vec<_>>(), [second]);
+        let again = write(&mut connection, &[&accept(first, Entry::Waiting)]).unwrap();
+        assert_eq!(again, [Done::Known(Some(outcome))], "a tombstone");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The journal's thread: owns the connection, turns what has queued up into one transaction and one fsync.
+//! The journal's thread: owns the connection, turns what has queued up into one transaction and at most one fsync.
 //!
 //! On a full disk it gives up its ballast: outcomes must get into the journal, and the command that makes room too.
 
@@ -64,7 +64,7 @@ impl Journal {
         Ok(Opened { journal: Self { queue }, held, last_epoch })
     }
 
-    /// Writes `op` and returns once it is on disk.
+    /// Writes `op` and returns once it is on disk; what may be lost (see [`Op`]), once it is in the file.
     ///
     /// # Errors
     /// [`JournalError::Full`], [`JournalError::Sql`]: nothing of it is written. [`JournalError::Closed`].

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use postrider::agent::runner::control::{Cause, Launch, Supervisor};
+use postrider::agent::runner::control::{Cause, Launch, Order, Report, Supervisor};
 use postrider::agent::runner::drain::End;
 use postrider::agent::runner::process::{Orders, Process};
 use postrider::agent::runner::report::outcome;
@@ -131,6 +131,19 @@ fn exit_codes_and_signals_are_the_processs_own() {
 }
 
 #[test]
+fn an_end_by_a_signal_without_a_name_is_an_end() {
+    let ended = start(line("kill -40 $$")).end();
+    assert_eq!((ended.outcome.state, ended.outcome.exit_code), (State::Failed, None));
+}
+
+#[test]
+fn orphans_are_reaped_while_the_command_runs() {
+    let orphans = "i=0; while [ $i -lt 100 ]; do (true &); i=$((i + 1)); done";
+    let reaped = "until [ $(wc -w < /proc/$PPID/task/$PPID/children) -eq 1 ]; do sleep 0.01; done";
+    assert_eq!(start(line(&format!("{orphans}; {reaped}"))).end().outcome.state, State::Succeeded);
+}
+
+#[test]
 fn a_process_gets_exactly_what_is_specified() {
     let folder = tempfile::tempdir().unwrap();
     let mut spec = line("pwd; echo \"$A\"; cat; ls -l /proc/self/fd | grep -c socket");
@@ -152,10 +165,20 @@ fn signals_are_as_the_command_expects_them() {
     let ended = start(line("grep -E '^Sig(Blk|Ign)' /proc/self/status")).end();
     for text in ended.stdout().lines() {
         let mask = u64::from_str_radix(text.split_whitespace().nth(1).unwrap(), 16).unwrap();
-        for signal in [Signal::SIGPIPE, Signal::SIGTERM] {
+        for signal in [Signal::SIGPIPE, Signal::SIGTERM, Signal::SIGCHLD] {
             assert_eq!(mask & (1 << (signal as i32 - 1)), 0, "{signal}: {text}");
         }
     }
+}
+
+#[test]
+fn more_text_than_a_pipe_holds_arrives_whole() {
+    let mut spec = line("sleep 0.1; wc -c");
+    spec.stdin = Some("x".repeat(200_000));
+    assert_eq!(start(spec).end().stdout().trim(), "200000");
+    let mut spec = line("wc -c");
+    spec.stdin = Some(String::new());
+    assert_eq!(start(spec).end().stdout().trim(), "0");
 }
 
 #[test]
@@ -220,7 +243,8 @@ fn a_command_that_ignores_the_polite_signal_is_killed() {
 
 #[test]
 fn the_polite_signal_leaves_time_to_clean_up_and_speak() {
-    let running = start(line("trap 'echo cleaned; exit 3' TERM; echo ready; sleep 600 & wait"));
+    // Said by what is born last: a child born after the signal would not have it.
+    let running = start(line("trap 'echo cleaned; exit 3' TERM; sh -c 'echo ready; exec sleep 600' & wait"));
     assert_eq!(running.first_line(), "ready");
     running.orders.end(Cause::Cancel, Duration::from_secs(60)).unwrap();
     let ended = running.end();
@@ -292,6 +316,25 @@ fn a_command_dies_with_its_agent() {
     for pid in pids.split_whitespace() {
         assert!(is_gone(pid.parse().unwrap()));
     }
+}
+
+#[test]
+fn an_order_that_comes_in_one_breath_with_the_launch_is_obeyed() {
+    let (mut agent, theirs) = UnixStream::pair().unwrap();
+    let mut supervising = Command::new(supervisor().program)
+        .arg("supervise")
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let launch = Launch { spec: line("sleep 600"), secrets: SecretEnv::default(), grace_ms: 60_000 };
+    let order = Order { end: Cause::Cancel, grace_ms: 60_000 };
+    let words = [serde_json::to_string(&launch).unwrap(), serde_json::to_string(&order).unwrap(), String::new()];
+    agent.write_all(words.join("\n").as_bytes()).unwrap();
+    let reports: Vec<String> = BufReader::new(&agent).lines().map(Result::unwrap).collect();
+    let ended = serde_json::from_str(&reports[1]).unwrap();
+    assert!(matches!(ended, Report::Ended { cause: Some(Cause::Cancel), signal: Some(15), .. }), "{ended:?}");
+    supervising.wait().unwrap();
 }
 
 #[test]

@@ -5,11 +5,10 @@
 //! that it left behind keeps a pipe open, until it is quiet for a moment.
 
 use super::control::{KILL_MAX, Launch, REPORT_BYTES_MAX, Report};
-use super::tree;
+use super::{ready, tree};
 use crate::agent::spool::Spool;
 use crate::protocol::output::Stream;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::PollFlags;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -137,19 +136,8 @@ fn wait(pipes: &[Pipe; 2], reports: &Reports<'_>, due: Instant) -> Ready {
         stderr.file.as_ref().map(AsFd::as_fd),
         reports.control.map(AsFd::as_fd),
     ];
-    let mut fds: Vec<PollFd<'_>> = sources.iter().flatten().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-    // Rounded up, or the last millisecond is spent in a spin.
-    let left = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        // Out of kernel memory: there is nothing to do but to try again.
-        Err(_) => std::thread::sleep(QUIET),
-    }
-    let mut polled = fds.iter();
-    let [stdout, stderr, control] = sources.map(|source| {
-        source.is_some() && polled.next().and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
-    });
+    let sources = sources.map(|source| source.map(|fd| (fd, PollFlags::POLLIN)));
+    let [stdout, stderr, control] = ready::wait(sources, due.saturating_duration_since(Instant::now()));
     Ready { stdout, stderr, control }
 }
 

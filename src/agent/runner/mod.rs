@@ -1,12 +1,14 @@
-//! Running commands: `queue` gives each delivery its slot and its end, `starts` limits how
-//! many begin a minute, `process` follows one command through the
-//! supervising child (`supervise` beside this folder), `control` is what the two say to each other.
+//! Running commands: `queue` gives each delivery its slot and its end, `starts` limits how many begin a minute, `process`
+//! follows one command through the supervising child (`supervise` beside this folder, to which `inbox`, `program` and
+//! `tree` belong), `control` is what the two say to each other.
 
 pub mod control;
 pub mod drain;
+pub mod inbox;
 pub mod process;
 pub mod program;
 pub mod queue;
+pub mod ready;
 pub mod report;
 pub mod starts;
 #[cfg(target_os = "linux")]

@@ -23,6 +23,7 @@ use crate::protocol::state::State;
 use crate::tasks::Tasks;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -36,6 +37,9 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Longest sleep towards an expiry, after which it is looked at again: the host may have slept too.
 const EXPIRY_LOOK: Duration = Duration::from_secs(60);
+/// A command that runs longer has the next one's supervising child born beside it. Sooner, the birth would compete with
+/// short commands, which are over by then; later, the next command could come and find none.
+const SPARE_AFTER: Duration = Duration::from_millis(20);
 
 /// The runner. Clones share it.
 #[derive(Clone, Debug)]
@@ -117,7 +121,7 @@ impl Runner {
     }
 
     /// Has a supervising child ready for the next command: its birth takes as long as all else together. Called when
-    /// nobody waits for it.
+    /// nobody waits for it: after a command, or while a long one runs.
     pub fn lay_in_spare(&self) {
         let mut spare = self.spare();
         if spare.is_none() && !self.tasks.stop_token().is_cancelled() {
@@ -267,10 +271,15 @@ impl Runner {
         drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), teller, sender)));
         // An order must not overtake the launch. It is not told when the child is gone; then there is nobody to order.
         let _ = told.await;
-        // The command has what it needs; the next one's child is born while it runs.
-        self.lay_in_spare();
         crash::point("agent.spawned");
-        let end = self.follow(&orders, ended, cancel).await;
+        let mut end = pin!(self.follow(&orders, ended, cancel));
+        let end = match tokio::time::timeout(SPARE_AFTER, &mut end).await {
+            Ok(end) => end,
+            Err(_) => {
+                self.lay_in_spare();
+                end.await
+            }
+        };
         crash::point("agent.ended");
         spool.settle();
         outcome(end, &launch.spec, &spool)

@@ -19,7 +19,7 @@ pub fn become_root() -> Result<(), Errno> {
 }
 
 /// From now on signals that stop a service do not end this process. Call it after the command was spawned (it would
-/// inherit the mask), and before threads are.
+/// inherit the mask).
 ///
 /// # Errors
 /// What the kernel says.
@@ -49,23 +49,32 @@ pub struct Reaped {
     pub signal: Option<i32>,
 }
 
-/// Waits for the end of any child. None: there are no children left.
-pub fn reap() -> Option<Reaped> {
-    loop {
-        match waitpid(None, None) {
-            Ok(WaitStatus::Exited(pid, code)) => return Some(Reaped { pid, exit_code: Some(code), signal: None }),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                return Some(Reaped { pid, exit_code: None, signal: Some(signal as i32) });
-            }
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return None,
-        }
-    }
+/// What a look at the children finds.
+#[derive(Clone, Copy, Debug)]
+pub enum Look {
+    /// One had ended and is reaped; there may be more.
+    Reaped(Reaped),
+    /// None has ended.
+    Alive,
+    /// There are none.
+    Gone,
 }
 
-/// Reaps a dead child, if there is one.
-pub fn reap_one() -> bool {
-    matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
+/// Looks for a child that has ended. Does not wait.
+pub fn look() -> Look {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => {
+                return Look::Reaped(Reaped { pid, exit_code: Some(code), signal: None });
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                return Look::Reaped(Reaped { pid, exit_code: None, signal: Some(signal as i32) });
+            }
+            Ok(WaitStatus::StillAlive) => return Look::Alive,
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return Look::Gone,
+        }
+    }
 }
 
 /// The polite signal to the group.
