@@ -8,6 +8,7 @@ use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
+use postrider::cli::serve_file::{Origin, with_file};
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
 use postrider::server::proxy::Proxy;
@@ -34,7 +35,12 @@ fn main() -> ExitCode {
         return supervise();
     }
     match Cli::parse().verb {
-        Verb::Serve(args) => role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, stop)),
+        Verb::Serve(args) => match with_file(args) {
+            Ok((args, origin)) => {
+                role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, origin, stop))
+            }
+            Err(error) => ExitCode::from(tell(&error)),
+        },
         Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
         verb => client(Builder::new_current_thread(), dispatch(verb)),
@@ -59,13 +65,19 @@ fn supervise() -> ExitCode {
     ExitCode::from(u8::try_from(postrider::agent::supervise::main()).unwrap_or(EXIT_ROLE_FAILED))
 }
 
-/// The server, until `stop`.
-async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+/// The server, until `stop`. What is wrong with a setting is told with its place in the configuration file.
+async fn serve(args: ServeArgs, origin: Origin, stop: CancellationToken) -> anyhow::Result<()> {
+    let served = async { Ok(postrider::server::serve::serve(configured(args)?, stop).await?) };
+    served.await.map_err(|error: anyhow::Error| anyhow::anyhow!("{error}{}", origin.of(&error.to_string())))
+}
+
+/// How to serve, from the command line and the file.
+fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
     let data = args.data.unwrap_or_else(default_dir::server);
     let acme = (!args.acme.is_empty())
         .then(|| AcmeConfig::new(args.acme, args.acme_contact, args.acme_directory))
         .transpose()?;
-    let config = ServeConfig {
+    Ok(ServeConfig {
         acme,
         listen: args.listen,
         public_url: args.public_url,
@@ -75,8 +87,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
-    };
-    Ok(postrider::server::serve::serve(config, stop).await?)
+    })
 }
 
 /// The agent, until `stop`.

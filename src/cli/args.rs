@@ -110,6 +110,9 @@ Examples:
   postrider serve                                                     plain HTTP, for this host alone"
 )]
 pub struct ServeArgs {
+    /// A file with these settings; a flag goes before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where everything is kept [default: /var/lib/postrider, else ~/.local/share/postrider]
     #[arg(long, value_name = "DIR", env = "POSTRIDER_DATA")]
     pub data: Option<PathBuf>,

@@ -49,6 +49,7 @@ pub mod join;
 pub mod login;
 pub mod output;
 pub mod run;
+pub mod serve_file;
 pub mod show;
 pub mod tokens;
 pub mod totp;

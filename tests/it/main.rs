@@ -54,6 +54,7 @@ mod restore;
 mod retention;
 mod runner;
 mod secret_env;
+mod serve_file;
 mod sessions;
 mod soak;
 mod start;
