@@ -9,8 +9,10 @@ use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
 use postrider::cli::serve_file::{Origin, with_file};
+use postrider::clock::Clock;
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
+use postrider::server::check::{Finding, Verdict};
 use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         return supervise();
     }
     match Cli::parse().verb {
+        Verb::Serve(args) if args.check => check(args),
         Verb::Serve(args) => match with_file(args) {
             Ok((args, origin)) => {
                 role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, origin, stop))
@@ -69,6 +72,26 @@ fn supervise() -> ExitCode {
 async fn serve(args: ServeArgs, origin: Origin, stop: CancellationToken) -> anyhow::Result<()> {
     let served = async { Ok(postrider::server::serve::serve(configured(args)?, stop).await?) };
     served.await.map_err(|error: anyhow::Error| anyhow::anyhow!("{error}{}", origin.of(&error.to_string())))
+}
+
+/// Says what a start of the server would find.
+fn check(args: ServeArgs) -> ExitCode {
+    let found = match with_file(args) {
+        Err(error) => vec![Finding::settings(error)],
+        Ok((args, origin)) => {
+            let placed = |error: String| Finding::settings(format!("{error}{}", origin.of(&error)));
+            match configured(args) {
+                Err(error) => vec![placed(error.to_string())],
+                Ok(config) => postrider::server::check::check(&config, Clock::system().now_ms()),
+            }
+        }
+    };
+    let wrong = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).count();
+    let verdict = if wrong == 0 { "it would start" } else { "it would not start" };
+    let lines: String = found.iter().map(|finding| format!("{finding}\n")).collect();
+    // Nobody may be there to read it; the exit code says it, too.
+    let _ = writeln!(std::io::stdout(), "{lines}{verdict}; nothing was changed");
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_ROLE_FAILED) }
 }
 
 /// How to serve, from the command line and the file.

@@ -373,7 +373,8 @@ mod tests {
         let command = Cli::command();
         let serve = command.find_subcommand("serve").unwrap();
         let flags = serve.get_arguments().filter(|flag| !flag.is_hide_set()).map(|flag| flag.get_id().as_str());
-        let flags: Vec<_> = flags.filter(|flag| !["config", "new_owner_token", "help"].contains(flag)).collect();
+        let flags: Vec<_> =
+            flags.filter(|flag| !["config", "check", "new_owner_token", "help"].contains(flag)).collect();
         assert_eq!(
             flags,
             WANTED.map(|(key, _)| key),

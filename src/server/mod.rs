@@ -13,6 +13,7 @@ pub mod authorities;
 pub mod authorize;
 pub mod block;
 pub mod call;
+pub mod check;
 pub mod commands;
 pub mod enroll;
 pub mod error;

@@ -54,6 +54,8 @@ mod restore;
 mod retention;
 mod runner;
 mod secret_env;
+#[cfg(unix)]
+mod serve_check;
 mod serve_file;
 mod sessions;
 mod soak;
