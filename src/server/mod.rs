@@ -27,6 +27,8 @@ pub mod listener;
 pub mod lockout;
 pub mod login;
 pub mod metrics;
+#[cfg(unix)]
+pub mod notify;
 pub mod outside;
 pub mod places;
 pub mod presence;

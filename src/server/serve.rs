@@ -8,6 +8,8 @@ use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FIL
 use super::limits::Limits;
 use super::listener::Door;
 use super::metrics::{Metrics, StoreMetrics};
+#[cfg(unix)]
+use super::notify;
 use super::places::Places;
 use super::presence::Presence;
 use super::proxy::Proxy;
@@ -364,9 +366,22 @@ pub async fn serve(config: ServeConfig, stop: CancellationToken) -> Result<(), S
     let running = start(config, Clock::system()).await?;
     // Nobody may be there to read it; `println!` would panic.
     let _ = writeln!(std::io::stdout(), "listening on {}", running.url);
-    tokio::select! {
-        () = stop.cancelled() => tracing::info!("draining"),
-        () = running.failed() => tracing::error!("draining: the database cannot go on"),
+    #[cfg(unix)]
+    {
+        notify::ready(&running.app);
+        running.app.tasks.spawn("notify", notify::keep(Arc::clone(&running.app)));
     }
+    let why = tokio::select! {
+        () = stop.cancelled() => {
+            tracing::info!("draining");
+            "draining"
+        }
+        () = running.failed() => {
+            tracing::error!("draining: the database cannot go on");
+            "draining: the database cannot go on"
+        }
+    };
+    #[cfg(unix)]
+    notify::stopping(why);
     running.drain().await
 }

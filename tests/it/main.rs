@@ -43,6 +43,8 @@ mod limits;
 mod links;
 mod lost_frames;
 mod model;
+#[cfg(unix)]
+mod notify;
 mod operators;
 mod pending;
 mod proxy;
