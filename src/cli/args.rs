@@ -1,8 +1,8 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, output, run,
-    show, tokens,
+    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, man, output,
+    run, show, tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
@@ -78,6 +78,9 @@ pub enum Verb {
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// How a client verb finds its server and token.

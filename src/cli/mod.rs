@@ -5,6 +5,7 @@ pub mod args;
 pub mod duration;
 pub mod error;
 pub mod look;
+pub mod man;
 pub mod out;
 pub mod table;
 pub mod text;

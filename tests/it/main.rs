@@ -42,6 +42,7 @@ mod late_frames;
 mod limits;
 mod links;
 mod lost_frames;
+mod man;
 mod model;
 #[cfg(unix)]
 mod notify;
