@@ -8,8 +8,11 @@ use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
+use postrider::cli::serve_file::{Origin, with_file};
+use postrider::clock::Clock;
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
+use postrider::server::check::{Finding, Verdict};
 use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
@@ -34,7 +37,13 @@ fn main() -> ExitCode {
         return supervise();
     }
     match Cli::parse().verb {
-        Verb::Serve(args) => role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, stop)),
+        Verb::Serve(args) if args.check => check(args),
+        Verb::Serve(args) => match with_file(args) {
+            Ok((args, origin)) => {
+                role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, origin, stop))
+            }
+            Err(error) => ExitCode::from(tell(&error)),
+        },
         Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
         verb => client(Builder::new_current_thread(), dispatch(verb)),
@@ -59,13 +68,39 @@ fn supervise() -> ExitCode {
     ExitCode::from(u8::try_from(postrider::agent::supervise::main()).unwrap_or(EXIT_ROLE_FAILED))
 }
 
-/// The server, until `stop`.
-async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
+/// The server, until `stop`. What is wrong with a setting is told with its place in the configuration file.
+async fn serve(args: ServeArgs, origin: Origin, stop: CancellationToken) -> anyhow::Result<()> {
+    let served = async { Ok(postrider::server::serve::serve(configured(args)?, stop).await?) };
+    served.await.map_err(|error: anyhow::Error| anyhow::anyhow!("{error}{}", origin.of(&error.to_string())))
+}
+
+/// Says what a start of the server would find.
+fn check(args: ServeArgs) -> ExitCode {
+    let found = match with_file(args) {
+        Err(error) => vec![Finding::settings(error)],
+        Ok((args, origin)) => {
+            let placed = |error: String| Finding::settings(format!("{error}{}", origin.of(&error)));
+            match configured(args) {
+                Err(error) => vec![placed(error.to_string())],
+                Ok(config) => postrider::server::check::check(&config, Clock::system().now_ms()),
+            }
+        }
+    };
+    let wrong = found.iter().filter(|finding| finding.verdict == Verdict::Wrong).count();
+    let verdict = if wrong == 0 { "it would start" } else { "it would not start" };
+    let lines: String = found.iter().map(|finding| format!("{finding}\n")).collect();
+    // Nobody may be there to read it; the exit code says it, too.
+    let _ = writeln!(std::io::stdout(), "{lines}{verdict}; nothing was changed");
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_ROLE_FAILED) }
+}
+
+/// How to serve, from the command line and the file.
+fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
     let data = args.data.unwrap_or_else(default_dir::server);
     let acme = (!args.acme.is_empty())
         .then(|| AcmeConfig::new(args.acme, args.acme_contact, args.acme_directory))
         .transpose()?;
-    let config = ServeConfig {
+    Ok(ServeConfig {
         acme,
         listen: args.listen,
         public_url: args.public_url,
@@ -75,8 +110,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
-    };
-    Ok(postrider::server::serve::serve(config, stop).await?)
+    })
 }
 
 /// The agent, until `stop`.

@@ -1,8 +1,8 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, output, run,
-    show, tokens,
+    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, man, output,
+    run, show, tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
@@ -78,6 +78,9 @@ pub enum Verb {
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
+    /// Write manual pages
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// How a client verb finds its server and token.
@@ -107,9 +110,16 @@ Examples:
   postrider serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem
   postrider serve --listen 0.0.0.0:443 --acme msp.example --public-url https://msp.example
   postrider serve --behind-proxy --public-url https://msp.example     a TLS proxy on this host
-  postrider serve                                                     plain HTTP, for this host alone"
+  postrider serve                                                     plain HTTP, for this host alone
+  postrider serve --config /etc/postrider/postrider.toml --check      would it start?"
 )]
 pub struct ServeArgs {
+    /// A file with these settings; a flag goes before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Look whether it would start: at these settings, the data folder, its keys and its database; change nothing
+    #[arg(long)]
+    pub check: bool,
     /// Where everything is kept [default: /var/lib/postrider, else ~/.local/share/postrider]
     #[arg(long, value_name = "DIR", env = "POSTRIDER_DATA")]
     pub data: Option<PathBuf>,

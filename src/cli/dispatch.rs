@@ -3,7 +3,8 @@
 use super::args::Verb;
 use super::error::CliError;
 use super::{
-    agents, approve, audit, authority, cancel, commands, completions, demo, join, login, out, output, run, show, tokens,
+    agents, approve, audit, authority, cancel, commands, completions, demo, join, login, man, out, output, run, show,
+    tokens,
 };
 
 /// Runs a verb of the command line and gives the exit code. `serve`, `agent` and `bench` are other roles, and composed above.
@@ -27,6 +28,7 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Audit(args) => Box::pin(audit::run(args)).await,
         Verb::Login(args) => Box::pin(login::run(args)).await,
         Verb::Completions(args) => completions::run(&args),
+        Verb::Man(args) => man::run(&args),
         Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) => {
             Err(CliError::Usage("this verb is a role of its own".to_owned()))
         }

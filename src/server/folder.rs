@@ -74,14 +74,12 @@ impl Folder {
     /// # Errors
     /// [`FolderError::Unusable`]: it cannot be read or written, or is no key.
     pub fn seal_key(&self) -> Result<SealKey, FolderError> {
-        let path = self.path.join(SEAL_KEY_FILE);
-        if !path.exists() {
-            self.write(SEAL_KEY_FILE, &format!("{}\n", hex(&random::<SEAL_KEY_BYTES>())))?;
+        if let Some(key) = read_seal_key(&self.path)? {
+            return Ok(key);
         }
-        let wrong = |source| FolderError::Unusable { path: path.clone(), source };
-        let text = fs::read_to_string(&path).map_err(wrong)?;
-        let damaged = || wrong(io::Error::new(io::ErrorKind::InvalidData, "it is no key of 64 hexadecimal digits"));
-        from_hex(text.trim()).as_ref().map(SealKey::new).ok_or_else(damaged)
+        let key = random::<SEAL_KEY_BYTES>();
+        self.write(SEAL_KEY_FILE, &format!("{}\n", hex(&key)))?;
+        Ok(SealKey::new(&key))
     }
 
     /// Removes a file, if it is there.
@@ -100,6 +98,21 @@ impl Drop for Folder {
         // Closing is not enough: a child of this process that has not reached its exec yet holds the file, too.
         let _ = self.lock.unlock();
     }
+}
+
+/// A data folder's key. None: there is none yet.
+///
+/// # Errors
+/// [`FolderError::Unusable`]: it cannot be read, or is no key.
+pub fn read_seal_key(folder: &Path) -> Result<Option<SealKey>, FolderError> {
+    let path = folder.join(SEAL_KEY_FILE);
+    let wrong = |source| FolderError::Unusable { path: path.clone(), source };
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(wrong)?,
+    };
+    let damaged = || wrong(io::Error::new(io::ErrorKind::InvalidData, "it is no key of 64 hexadecimal digits"));
+    from_hex(text.trim()).as_ref().map(SealKey::new).map(Some).ok_or_else(damaged)
 }
 
 /// Writes a small file into a folder whole or not at all, readable by its owner only.

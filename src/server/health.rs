@@ -1,5 +1,6 @@
 //! Health, readiness, metrics.
 
+use super::app::App;
 use super::call::{Call, json};
 use super::error::ApiError;
 use crate::protocol::http::HealthResponse;
@@ -13,6 +14,14 @@ fn health(call: &Call, status: &str) -> HealthResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         server_id: call.app.store.server_id,
     }
+}
+
+/// Why submissions are not taken, if they are not.
+pub fn unwell(app: &App) -> Option<String> {
+    if app.tasks.stop_token().is_cancelled() {
+        return Some("draining".to_owned());
+    }
+    app.store.watch.fatal_reason().or_else(|| app.store.watch.refusal())
 }
 
 /// `GET /healthz`: the process answers.
@@ -30,13 +39,7 @@ pub async fn alive(call: Call) -> Result<Response, ApiError> {
 /// 401, 403.
 pub async fn ready(call: Call) -> Result<Response, ApiError> {
     call.authorize_health().await?;
-    let watch = &call.app.store.watch;
-    let wrong = if call.app.tasks.stop_token().is_cancelled() {
-        Some("draining".to_owned())
-    } else {
-        watch.fatal_reason().or_else(|| watch.refusal())
-    };
-    match wrong {
+    match unwell(&call.app) {
         None => {
             // The database answers a read, too.
             call.app.store.outbox_size().await?;

@@ -13,6 +13,7 @@ pub mod authorities;
 pub mod authorize;
 pub mod block;
 pub mod call;
+pub mod check;
 pub mod commands;
 pub mod enroll;
 pub mod error;
@@ -26,6 +27,8 @@ pub mod listener;
 pub mod lockout;
 pub mod login;
 pub mod metrics;
+#[cfg(unix)]
+pub mod notify;
 pub mod outside;
 pub mod places;
 pub mod presence;

@@ -8,6 +8,8 @@ use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FIL
 use super::limits::Limits;
 use super::listener::Door;
 use super::metrics::{Metrics, StoreMetrics};
+#[cfg(unix)]
+use super::notify;
 use super::places::Places;
 use super::presence::Presence;
 use super::proxy::Proxy;
@@ -97,9 +99,23 @@ impl ServeConfig {
     }
 
     /// Whether TLS is spoken: to the world always, on loopback when asked to, behind a proxy never.
-    fn speaks_tls(&self) -> bool {
+    pub fn speaks_tls(&self) -> bool {
         let asked = self.tls || self.own_certificate.is_some() || self.acme.is_some();
         self.behind_proxy.is_none() && (asked || !self.listen.ip().is_loopback())
+    }
+
+    /// Whether the settings go together; the public URL, if there is one.
+    ///
+    /// # Errors
+    /// [`ServeError::Exposed`], [`ServeError::PublicUrl`], [`ServeError::PublicUrlPlain`].
+    pub fn checked(&self) -> Result<Option<ServerUrl>, ServeError> {
+        if !self.listen.ip().is_loopback() && self.behind_proxy == Some(Proxy::Here) {
+            return Err(ServeError::Exposed(self.listen));
+        }
+        match self.public_url.as_deref().map(ServerUrl::parse).transpose()? {
+            Some(url) if self.speaks_tls() && !url.is_tls() => Err(ServeError::PublicUrlPlain(url)),
+            url => Ok(url),
+        }
     }
 }
 
@@ -163,13 +179,7 @@ pub struct Running {
 /// # Errors
 /// [`ServeError`], before anything is served.
 pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeError> {
-    if !config.listen.ip().is_loopback() && config.behind_proxy == Some(Proxy::Here) {
-        return Err(ServeError::Exposed(config.listen));
-    }
-    let public_url = config.public_url.as_deref().map(ServerUrl::parse).transpose()?;
-    if let Some(url) = public_url.as_ref().filter(|url| config.speaks_tls() && !url.is_tls()) {
-        return Err(ServeError::PublicUrlPlain(url.clone()));
-    }
+    let public_url = config.checked()?;
     let folder = Folder::open(&config.data)?;
     let listener =
         listener::listen(config.listen).map_err(|source| ServeError::Listen { address: config.listen, source })?;
@@ -356,9 +366,22 @@ pub async fn serve(config: ServeConfig, stop: CancellationToken) -> Result<(), S
     let running = start(config, Clock::system()).await?;
     // Nobody may be there to read it; `println!` would panic.
     let _ = writeln!(std::io::stdout(), "listening on {}", running.url);
-    tokio::select! {
-        () = stop.cancelled() => tracing::info!("draining"),
-        () = running.failed() => tracing::error!("draining: the database cannot go on"),
+    #[cfg(unix)]
+    {
+        notify::ready(&running.app);
+        running.app.tasks.spawn("notify", notify::keep(Arc::clone(&running.app)));
     }
+    let why = tokio::select! {
+        () = stop.cancelled() => {
+            tracing::info!("draining");
+            "draining"
+        }
+        () = running.failed() => {
+            tracing::error!("draining: the database cannot go on");
+            "draining: the database cannot go on"
+        }
+    };
+    #[cfg(unix)]
+    notify::stopping(why);
     running.drain().await
 }

@@ -10,7 +10,7 @@ pub const SCHEMA: &str = include_str!("../../schema.sql");
 /// Marks the file as ours (`PRAGMA application_id`): the letters "post".
 pub const APPLICATION_ID: i32 = 0x706f_7374;
 /// Step `n` (from 0) takes a file of version `n + 1` to version `n + 2`. Steps are added, never changed.
-const STEPS: &[&str] = &[];
+pub(super) const STEPS: &[&str] = &[];
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,26 +41,53 @@ pub fn migrate(conn: &mut Connection) -> Result<(), MigrateError> {
     bring_up(conn, SCHEMA, STEPS)
 }
 
-fn bring_up(conn: &mut Connection, schema: &str, steps: &[&str]) -> Result<(), MigrateError> {
-    let known = steps.len() + 1;
-    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    let application: i32 = tx.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+/// What a file is, to a build that knows versions up to some number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A new one.
+    Empty,
+    /// Ours, of this version, which is not newer than the build's.
+    Version(usize),
+}
+
+/// Tells what a file is, or why it cannot be used. Reads only.
+///
+/// # Errors
+/// [`MigrateError`].
+pub fn standing(conn: &Connection, known: usize) -> Result<Standing, MigrateError> {
+    let version: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application: i32 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let found = usize::try_from(version).unwrap_or(0);
     if tables == 0 && found == 0 {
-        tx.execute_batch(schema)?;
+        Ok(Standing::Empty)
     } else if application != APPLICATION_ID || found == 0 {
-        return Err(MigrateError::Foreign);
+        Err(MigrateError::Foreign)
     } else if found > known {
-        return Err(MigrateError::Newer { found, known });
+        Err(MigrateError::Newer { found, known })
     } else {
-        for (index, step) in steps.iter().enumerate().skip(found - 1) {
-            tracing::info!("migrating the database from version {} to {}", index + 1, index + 2);
-            tx.execute_batch(step)?;
+        Ok(Standing::Version(found))
+    }
+}
+
+/// [`migrate`] with this schema and these steps.
+///
+/// # Errors
+/// [`MigrateError`]; the file is then as it was.
+pub(super) fn bring_up(conn: &mut Connection, schema: &str, steps: &[&str]) -> Result<(), MigrateError> {
+    let known = steps.len() + 1;
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let standing = standing(&tx, known)?;
+    match standing {
+        Standing::Empty => tx.execute_batch(schema)?,
+        Standing::Version(found) => {
+            for (index, step) in steps.iter().enumerate().skip(found - 1) {
+                tracing::info!("migrating the database from version {} to {}", index + 1, index + 2);
+                tx.execute_batch(step)?;
+            }
         }
     }
-    if found != known {
+    if standing != Standing::Version(known) {
         tx.pragma_update(None, "user_version", i64::try_from(known).unwrap_or(i64::MAX))?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     }

@@ -11,6 +11,7 @@ pub mod authorities;
 pub mod bearers;
 pub mod brake;
 pub mod cancel;
+pub mod check;
 pub mod commit;
 pub mod disk;
 pub mod enqueue;

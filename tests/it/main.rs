@@ -42,7 +42,10 @@ mod late_frames;
 mod limits;
 mod links;
 mod lost_frames;
+mod man;
 mod model;
+#[cfg(unix)]
+mod notify;
 mod operators;
 mod pending;
 mod proxy;
@@ -54,6 +57,9 @@ mod restore;
 mod retention;
 mod runner;
 mod secret_env;
+#[cfg(unix)]
+mod serve_check;
+mod serve_file;
 mod sessions;
 mod soak;
 mod start;

@@ -1,7 +1,10 @@
 //! The service units: systemd takes them, and the server's leaves it little.
 
 use crate::harness::process::binary;
+use clap::Parser;
+use postrider::cli::args::Cli;
 use postrider::server::listener::CONNECTIONS_MAX;
+use postrider::server::serve::DRAIN_TIMEOUT;
 use std::fs;
 use std::process::{Command, Output};
 use tempfile::TempDir;
@@ -18,8 +21,11 @@ fn analyze(name: &str, args: &[&str]) -> Option<Output> {
     let folder = TempDir::new().unwrap();
     let copy = folder.path().join(name);
     let text = unit(name);
-    assert!(text.contains("ExecStart=/usr/local/bin/postrider "), "{text}");
-    fs::write(&copy, text.replace("/usr/local/bin/postrider", binary())).unwrap();
+    assert!(text.contains("ExecStart=/usr/bin/postrider "), "{text}");
+    // The user and the manual page come with the package.
+    let text = text.replace("/usr/bin/postrider", binary()).replace("User=postrider", "User=daemon");
+    let text = text.replace("Group=postrider", "Group=daemon").replace("Documentation=man:", "#");
+    fs::write(&copy, text).unwrap();
     match Command::new("systemd-analyze").args(args).arg(&copy).output() {
         Ok(output) => Some(output),
         Err(_) => {
@@ -60,4 +66,36 @@ fn the_servers_unit_has_files_for_all_connections() {
     let files = text.lines().find_map(|line| line.strip_prefix("LimitNOFILE=")).unwrap();
     // `server/files.rs` keeps 128 for itself.
     assert_eq!(files.parse::<usize>().unwrap(), CONNECTIONS_MAX + 128);
+}
+
+/// The value of a unit's line.
+fn value(text: &str, key: &str) -> String {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    lines.next_back().unwrap_or_else(|| panic!("no {key}")).to_owned()
+}
+
+#[test]
+fn the_servers_unit_waits_for_the_drain_and_for_lingering_threads() {
+    let stop: u64 = value(&unit("postrider.service"), "TimeoutStopSec").parse().unwrap();
+    // `main.rs` lets busy threads linger for 5 s.
+    assert!(stop > DRAIN_TIMEOUT.as_secs() + 5, "{stop}");
+}
+
+#[test]
+fn the_units_start_what_the_command_line_knows_and_the_server_may_start_only_that() {
+    for (name, verb) in [("postrider.service", "serve"), ("postrider-agent.service", "agent")] {
+        let text = unit(name);
+        let line = value(&text, "ExecStart");
+        let words: Vec<_> = line.split(' ').collect();
+        assert_eq!(words[..2], ["/usr/bin/postrider", verb]);
+        assert!(Cli::try_parse_from(&words).is_ok(), "{line}");
+        // What it does with a wrong flag or configuration.
+        assert_eq!(value(&text, "RestartPreventExitStatus"), "2");
+    }
+    let server = unit("postrider.service");
+    assert_eq!(value(&server, "Type"), "notify");
+    assert!(value(&server, "ExecPaths").starts_with("/usr/bin/postrider "));
+    assert!(
+        value(&server, "ExecStart").contains("--data %S/postrider") && value(&server, "StateDirectory") == "postrider"
+    );
 }

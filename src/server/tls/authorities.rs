@@ -83,18 +83,7 @@ impl Authorities {
         let folder = data.join(TLS_FOLDER);
         let unusable = |source| FolderError::Unusable { path: folder.clone(), source };
         make_private(&folder).map_err(unusable)?;
-        let mut authorities = Vec::new();
-        for entry in std::fs::read_dir(&folder).map_err(unusable)? {
-            let path = entry.map_err(unusable)?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let Some(made) = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
-            let Ok(created_ms) = made.parse() else { continue };
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| FolderError::Unusable { path: path.clone(), source })?;
-            let read = Authority::parse(&text, created_ms);
-            authorities.push(read.map_err(|source| AuthorityError::Damaged { path, source })?);
-        }
-        authorities.sort_by_key(|authority| std::cmp::Reverse(authority.created_ms));
+        let authorities = read_all(data)?;
         let is_first_start = authorities.is_empty();
         let kept = Mutex::new(Kept { authorities, leaves_ms: now_ms });
         let opened = Self { folder, hosts, certificates, kept, is_first_start };
@@ -206,6 +195,31 @@ impl Authorities {
         self.show(&mut kept, now_ms)?;
         Ok(true)
     }
+}
+
+/// The authorities of a data folder, newest first; none where it has no folder for them.
+///
+/// # Errors
+/// [`AuthorityError`]: one cannot be read, or is damaged.
+pub fn read_all(data: &Path) -> Result<Vec<Authority>, AuthorityError> {
+    let folder = data.join(TLS_FOLDER);
+    let unusable = |source| FolderError::Unusable { path: folder.clone(), source };
+    let mut authorities = Vec::new();
+    if !folder.exists() {
+        return Ok(authorities);
+    }
+    for entry in std::fs::read_dir(&folder).map_err(unusable)? {
+        let path = entry.map_err(unusable)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(made) = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
+        let Ok(created_ms) = made.parse() else { continue };
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| FolderError::Unusable { path: path.clone(), source })?;
+        let read = Authority::parse(&text, created_ms);
+        authorities.push(read.map_err(|source| AuthorityError::Damaged { path, source })?);
+    }
+    authorities.sort_by_key(|authority| std::cmp::Reverse(authority.created_ms));
+    Ok(authorities)
 }
 
 fn position(kept: &Kept, pin: Pin) -> Result<usize, AuthorityError> {
