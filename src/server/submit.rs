@@ -15,10 +15,14 @@ use crate::protocol::spec::{OUTPUT_BYTES_MAX, SPEC_VERSION, Spec, TIMEOUT_MS_DEF
 use crate::secret::sha256;
 use crate::store::enqueue::{Enqueue, Enqueued, Selector};
 use hyper::StatusCode;
+use std::pin::pin;
 use std::time::Duration;
 use tokio::time::Instant;
 use warp::reply::Response;
 
+/// A waiter of a new command first looks after this long without being rung for: only an end that came before it listened
+/// would be missed until then, and no agent is that fast.
+const LOOK_FIRST: Duration = Duration::from_millis(20);
 /// A waiter looks again this often without being rung for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -214,19 +218,22 @@ async fn wait_for(call: &Call, enqueued: &Enqueued, wait: Duration, scope: Scope
     let store = &call.app.store;
     let stop = call.app.tasks.stop_token();
     let until = Instant::now() + wait;
+    let mut look_at = Instant::now() + if enqueued.replayed { Duration::ZERO } else { LOOK_FIRST };
+    let mut rung = pin!(store.watch.ends.listen(enqueued.command_seq));
     loop {
+        tokio::select! {
+            () = rung.as_mut() => {}
+            () = tokio::time::sleep_until(until.min(look_at)) => {}
+            () = stop.cancelled() => {}
+        }
         // Listen before looking, or a change in between is missed.
-        let rung = store.watch.ends.listen(enqueued.command_seq);
+        rung.set(store.watch.ends.listen(enqueued.command_seq));
         if let Some(command) = store.command_if_ended(enqueued.command_seq, enqueued.command.id, scope.clone()).await? {
             return Ok(command.response);
         }
         if Instant::now() >= until || stop.is_cancelled() {
             return Ok(store.command(enqueued.command.id, false, scope).await?.response);
         }
-        tokio::select! {
-            () = rung => {}
-            () = tokio::time::sleep_until(until.min(Instant::now() + LOOK_EVERY)) => {}
-            () = stop.cancelled() => {}
-        }
+        look_at = Instant::now() + LOOK_EVERY;
     }
 }

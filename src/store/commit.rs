@@ -32,6 +32,8 @@ pub struct Job {
     pub op: Op,
     /// Where to answer. A caller that has gone changes nothing.
     pub reply: oneshot::Sender<Result<Done, StoreError>>,
+    /// Another one of the same sender follows at once: it is waited for, to be in the same group.
+    pub more: bool,
 }
 
 /// Whom to wake after a commit, and what to count.
@@ -146,14 +148,20 @@ impl Committer {
     fn take(&mut self, jobs: &mut mpsc::Receiver<Job>, batch: &mut Vec<Job>) -> bool {
         self.parked.due(batch);
         if batch.is_empty() {
-            return jobs.blocking_recv_many(batch, BATCH_MAX) > 0;
+            jobs.blocking_recv_many(batch, BATCH_MAX);
         }
         while batch.len() < BATCH_MAX
             && let Ok(job) = jobs.try_recv()
         {
             batch.push(job);
         }
-        true
+        // Its sender may have been interrupted by us.
+        while batch.last().is_some_and(|job| job.more)
+            && let Some(job) = jobs.blocking_recv()
+        {
+            batch.push(job);
+        }
+        !batch.is_empty()
     }
 
     /// One group: as a whole; on a full disk again after the ballast is given up; and at last one by one, so that

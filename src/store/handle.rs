@@ -276,13 +276,17 @@ impl Store {
         Ok(reply)
     }
 
-    /// Queues operations, waiting for room for all of them, so that they are likely to be one commit; applied in their order.
+    /// Queues operations, waiting for room for all of them; applied in their order, and in one commit unless others come
+    /// between them.
     ///
     /// # Errors
     /// [`StoreError::Closed`].
     pub async fn queue_all(&self, jobs: Vec<Job>) -> Result<(), StoreError> {
         let permits = self.jobs.reserve_many(jobs.len()).await.map_err(|_| StoreError::Closed)?;
-        permits.zip(jobs).for_each(|(permit, job)| permit.send(job));
+        let last = jobs.len().saturating_sub(1);
+        for (number, (permit, job)) in permits.zip(jobs).enumerate() {
+            permit.send(Job { more: number < last, ..job });
+        }
         Ok(())
     }
 
@@ -322,7 +326,7 @@ impl Store {
 /// An operation for [`Store::queue_all`], and its commit to wait for.
 pub fn job<O: Operation>(operation: O) -> (Job, Reply<O>) {
     let (reply, receiver) = oneshot::channel();
-    (Job { op: operation.into_op(), reply }, Reply { receiver, kind: PhantomData })
+    (Job { op: operation.into_op(), reply, more: false }, Reply { receiver, kind: PhantomData })
 }
 
 fn server_id(conn: &Connection, now_ms: i64) -> rusqlite::Result<ServerId> {

@@ -27,7 +27,7 @@ type Reply = oneshot::Sender<Result<Done, StoreError>>;
 
 impl Waiting {
     fn into_job(self) -> Job {
-        Job { op: Op::Claim(self.claim), reply: self.reply }
+        Job { op: Op::Claim(self.claim), reply: self.reply, more: false }
     }
 }
 
@@ -100,13 +100,13 @@ impl Parked {
     /// looked, it is due at once.
     pub fn keep(&mut self, job: Job, result: &Result<Done, StoreError>, touched: &Touched) -> Option<Job> {
         let (claim, reply) = match (job, result) {
-            (Job { op: Op::Claim(claim), reply }, Ok(Done::Claim(found))) if claim.parks && found.is_empty() => {
+            (Job { op: Op::Claim(claim), reply, .. }, Ok(Done::Claim(found))) if claim.parks && found.is_empty() => {
                 (claim, reply)
             }
-            (Job { op: Op::Claim(claim), reply }, Err(StoreError::Fenced)) => {
+            (Job { op: Op::Claim(claim), reply, more }, Err(StoreError::Fenced)) => {
                 // It may have been woken in the place of its successor.
                 self.set_due(claim.agent_seq);
-                return Some(Job { op: Op::Claim(claim), reply });
+                return Some(Job { op: Op::Claim(claim), reply, more });
             }
             (job, _) => return Some(job),
         };

@@ -20,8 +20,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -112,15 +112,20 @@ impl Writer {
         let mut some = false;
         while let Some(line) = self.board.line(delivery) {
             match self.sent.step(&line, Instant::now()) {
-                None => return Ok(some),
-                Some(Step::Frame(frame)) => self.frame(&frame).await?,
-                Some(Step::Block(_)) if !self.keepalive.has_room() => return Ok(some),
+                None => break,
+                // With the next one, if there is one: what is told in one write is stored in one commit.
+                Some(Step::Frame(frame)) => self.feed(Message::text(encode(&frame))).await?,
+                Some(Step::Block(_)) if !self.keepalive.has_room() => break,
                 Some(Step::Block(block)) => {
                     self.block(block).await?;
-                    return Ok(true);
+                    some = true;
+                    break;
                 }
             }
             some = true;
+        }
+        if some {
+            self.flush().await?;
         }
         Ok(some)
     }
@@ -188,11 +193,15 @@ impl Writer {
     }
 
     async fn send(&mut self, message: Message) -> Result<(), Leave> {
-        match tokio::time::timeout(WRITE_TIMEOUT, self.sink.send(message)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(broken(&error)),
-            Err(_) => Err(Leave::left(CloseReason::WriteTimeout, "the server does not read")),
-        }
+        in_time(self.sink.send(message)).await
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Leave> {
+        in_time(self.sink.feed(message)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Leave> {
+        in_time(self.sink.flush()).await
     }
 
     /// Says why we leave, if it still can be said.
@@ -203,5 +212,14 @@ impl Writer {
         let close = CloseFrame { code: reason.code().into(), reason: text[..cut].to_owned().into() };
         // Whether it arrives changes nothing.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.sink.send(Message::Close(Some(close)))).await;
+    }
+}
+
+/// Every write has a deadline.
+async fn in_time(write: impl Future<Output = Result<(), Error>>) -> Result<(), Leave> {
+    match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(broken(&error)),
+        Err(_) => Err(Leave::left(CloseReason::WriteTimeout, "the server does not read")),
     }
 }
