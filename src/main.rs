@@ -2,20 +2,26 @@
 
 use clap::Parser;
 use postrider::agent::config::{AgentConfig, STARTS_PER_MINUTE_DEFAULT};
-use postrider::bench;
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
+use postrider::cli::backup::BackupArgs;
 use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
+use postrider::cli::restore::RestoreArgs;
+use postrider::clock::Clock;
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
+use postrider::server::backup::make::{BackupOrder, make};
+use postrider::server::backup::restore::RestoreOrder;
 use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
 use postrider::store::brake::Brake;
+use postrider::{bench, cli, server};
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -36,6 +42,8 @@ fn main() -> ExitCode {
     match Cli::parse().verb {
         Verb::Serve(args) => role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, stop)),
         Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
+        Verb::Backup(args) => host(backup(args)),
+        Verb::Restore(args) => host(restore(args)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
         verb => client(Builder::new_current_thread(), dispatch(verb)),
     }
@@ -54,6 +62,27 @@ fn client(builder: Builder, verb: impl Future<Output = Result<u8, CliError>>) ->
     ExitCode::from(code)
 }
 
+/// A verb that does the server's part on this host.
+fn host(done: Result<(), CliError>) -> ExitCode {
+    ExitCode::from(done.map_or_else(|error| tell(&error), |()| 0))
+}
+
+fn backup(args: BackupArgs) -> Result<(), CliError> {
+    let order = BackupOrder { data: server_data(args.data), file: args.file, force: args.force };
+    let made = make(&order, &Clock::system(), &CancellationToken::new());
+    cli::backup::show(&made.map_err(|error| CliError::Host(error.to_string()))?, args.json)
+}
+
+fn restore(args: RestoreArgs) -> Result<(), CliError> {
+    let order = RestoreOrder { data: server_data(args.data), file: args.file };
+    let restored = server::backup::restore::restore(&order, &Clock::system());
+    cli::restore::show(&restored.map_err(|error| CliError::Host(error.to_string()))?, args.json)
+}
+
+fn server_data(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(default_dir::server)
+}
+
 /// The agent's child that runs one command.
 fn supervise() -> ExitCode {
     ExitCode::from(u8::try_from(postrider::agent::supervise::main()).unwrap_or(EXIT_ROLE_FAILED))
@@ -61,7 +90,7 @@ fn supervise() -> ExitCode {
 
 /// The server, until `stop`.
 async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
-    let data = args.data.unwrap_or_else(default_dir::server);
+    let data = server_data(args.data);
     let acme = (!args.acme.is_empty())
         .then(|| AcmeConfig::new(args.acme, args.acme_contact, args.acme_directory))
         .transpose()?;
@@ -73,6 +102,9 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         tls: args.tls,
         own_certificate: args.tls_cert.zip(args.tls_key).map(|(chain, key)| OwnCertificate { chain, key }),
         brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
+        backup_to: args.backup_to,
+        backup_every: args.backup_every,
+        backup_keep: args.backup_keep,
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     };

@@ -6,7 +6,7 @@ use super::{
     agents, approve, audit, authority, cancel, commands, completions, demo, join, login, out, output, run, show, tokens,
 };
 
-/// Runs a verb of the command line and gives the exit code. `serve`, `agent` and `bench` are other roles, and composed above.
+/// Runs a verb of the command line and gives the exit code. What is of other roles is composed above.
 ///
 /// # Errors
 /// [`CliError`], to be told with [`tell`].
@@ -27,7 +27,7 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Audit(args) => Box::pin(audit::run(args)).await,
         Verb::Login(args) => Box::pin(login::run(args)).await,
         Verb::Completions(args) => completions::run(&args),
-        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) => {
+        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) | Verb::Backup(_) | Verb::Restore(_) => {
             Err(CliError::Usage("this verb is a role of its own".to_owned()))
         }
     }

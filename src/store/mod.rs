@@ -12,6 +12,7 @@ pub mod bearers;
 pub mod brake;
 pub mod cancel;
 pub mod commit;
+pub mod copy;
 pub mod disk;
 pub mod enqueue;
 pub mod enroll;
