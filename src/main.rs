@@ -12,6 +12,7 @@ use postrider::cli::restore::RestoreArgs;
 use postrider::clock::Clock;
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
+use postrider::server::backup::crypt::Recipients;
 use postrider::server::backup::make::{BackupOrder, make};
 use postrider::server::backup::restore::RestoreOrder;
 use postrider::server::proxy::Proxy;
@@ -68,13 +69,16 @@ fn host(done: Result<(), CliError>) -> ExitCode {
 }
 
 fn backup(args: BackupArgs) -> Result<(), CliError> {
-    let order = BackupOrder { data: server_data(args.data), file: args.file, force: args.force };
-    let made = make(&order, &Clock::system(), &CancellationToken::new());
+    let made = Recipients::parse(&args.recipient).and_then(|recipients| {
+        let data = server_data(args.data);
+        let order = BackupOrder { data, file: args.file, force: args.force, recipients };
+        make(&order, &Clock::system(), &CancellationToken::new())
+    });
     cli::backup::show(&made.map_err(|error| CliError::Host(error.to_string()))?, args.json)
 }
 
 fn restore(args: RestoreArgs) -> Result<(), CliError> {
-    let order = RestoreOrder { data: server_data(args.data), file: args.file };
+    let order = RestoreOrder { data: server_data(args.data), file: args.file, identity: args.identity };
     let restored = server::backup::restore::restore(&order, &Clock::system());
     cli::restore::show(&restored.map_err(|error| CliError::Host(error.to_string()))?, args.json)
 }
@@ -105,6 +109,7 @@ async fn serve(args: ServeArgs, stop: CancellationToken) -> anyhow::Result<()> {
         backup_to: args.backup_to,
         backup_every: args.backup_every,
         backup_keep: args.backup_keep,
+        backup_recipient: args.backup_recipient,
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     };

@@ -165,6 +165,9 @@ pub struct ServeArgs {
     /// How many of them are kept
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..), requires = "backup_to")]
     pub backup_keep: u32,
+    /// Encrypt them for this age recipient; may be repeated
+    #[arg(long, value_name = "RECIPIENT", requires = "backup_to")]
+    pub backup_recipient: Vec<String>,
     /// Make a fresh owner's token at this start and write it to DIR/owner.token, because the earlier ones are lost
     #[arg(long)]
     pub new_owner_token: bool,

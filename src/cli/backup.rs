@@ -12,11 +12,13 @@ use std::path::PathBuf;
 #[command(
     after_help = "For the server's own host, as the user that the server runs as, or as root. The server may run: it goes on meanwhile.
 The file holds the database, the keys and the certificates: whoever has it can be the server. It is written beside its
-place, read back and checked, and then gets its name. `tar xzf FILE` opens it, too.
+place, read back and checked, and then gets its name. `tar xzf FILE` opens it, too. With --recipient only who has the
+identity of it can: `age-keygen` makes both. Keep the identity where the server is not.
 
 Examples:
   postrider backup /mnt/usb/postrider.backup
-  postrider backup --data /var/lib/postrider --force postrider.backup"
+  postrider backup --data /var/lib/postrider --force postrider.backup
+  postrider backup --recipient age1… /mnt/nas/postrider.backup.age"
 )]
 pub struct BackupArgs {
     /// The file to make
@@ -24,6 +26,9 @@ pub struct BackupArgs {
     /// The server's data folder [default: /var/lib/postrider, else ~/.local/share/postrider]
     #[arg(long, value_name = "DIR", env = "POSTRIDER_DATA")]
     pub data: Option<PathBuf>,
+    /// Encrypt it for this age recipient (age1…); may be repeated
+    #[arg(long, value_name = "RECIPIENT")]
+    pub recipient: Vec<String>,
     /// Replace the file if it is there
     #[arg(long)]
     pub force: bool,

@@ -19,11 +19,15 @@ it as DIR.before-restore-TIME. Start the server afterwards: agents reconcile whe
 
 Examples:
   postrider restore /mnt/usb/postrider.backup
+  postrider restore --identity key.txt /mnt/nas/postrider.backup.age
   postrider restore --data /srv/postrider postrider.backup     on a new host"
 )]
 pub struct RestoreArgs {
     /// The backup
     pub file: PathBuf,
+    /// The file with the age identity that it was encrypted for
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// The server's data folder [default: /var/lib/postrider, else ~/.local/share/postrider]
     #[arg(long, value_name = "DIR", env = "POSTRIDER_DATA")]
     pub data: Option<PathBuf>,

@@ -4,6 +4,7 @@ use super::acme::config::AcmeConfig;
 use super::acme::keep::Keeper;
 use super::admission::Admission;
 use super::app::{App, FetchKey, Keepalive};
+use super::backup::crypt::Recipients;
 use super::backup::error::BackupError;
 use super::backup::schedule::{Schedule, Scheduler};
 use super::backup::{restore, work};
@@ -85,6 +86,8 @@ pub struct ServeConfig {
     pub backup_every: Duration,
     /// How many of them are kept, at least one.
     pub backup_keep: u32,
+    /// For whom they are encrypted, `age1…`; nobody: they are not.
+    pub backup_recipient: Vec<String>,
     /// Above which numbers of agents a submission is not just taken.
     pub brake: Brake,
 }
@@ -108,6 +111,7 @@ impl ServeConfig {
             backup_to: None,
             backup_every: BACKUP_EVERY,
             backup_keep: BACKUP_KEEP,
+            backup_recipient: Vec::new(),
             brake: Brake::default(),
         }
     }
@@ -125,7 +129,7 @@ pub enum ServeError {
     /// The data folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// A restore that was not finished.
+    /// A restore that was not finished, or a recipient of backups that is none.
     #[error(transparent)]
     Backup(#[from] BackupError),
     /// The database.
@@ -189,6 +193,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     if let Some(url) = public_url.as_ref().filter(|url| config.speaks_tls() && !url.is_tls()) {
         return Err(ServeError::PublicUrlPlain(url.clone()));
     }
+    let recipients = Recipients::parse(&config.backup_recipient)?;
     restore::check_start(&config.data)?;
     let folder = Folder::open(&config.data)?;
     restore::finish(folder.path());
@@ -259,7 +264,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         tasks.spawn("acme", keeper.keep(tasks.stop_token().clone()));
     }
     if let Some(to) = config.backup_to {
-        let schedule = Schedule { to, every: config.backup_every, keep: config.backup_keep };
+        let schedule = Schedule { to, every: config.backup_every, keep: config.backup_keep, recipients };
         let scheduler = Scheduler::new(schedule, folder.path(), app.store.clock.clone(), Arc::clone(&app.metrics));
         tasks.spawn("backups", scheduler.run(tasks.stop_token().clone()));
     }

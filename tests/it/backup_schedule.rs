@@ -60,7 +60,7 @@ async fn the_newest_are_kept_of_our_own_and_what_is_not_ours_is_left_alone() {
     let newest: Vec<&String> = seen.iter().rev().take(2).collect();
     assert!(left.iter().rev().take(2).eq(newest), "{left:?} of {seen:?}");
     // And it is one.
-    let order = RestoreOrder { file: folder.path().join(&left[2]), data: data.path().join("restored") };
+    let order = RestoreOrder { file: folder.path().join(&left[2]), identity: None, data: data.path().join("restored") };
     assert_eq!(restore(&order, &Clock::system()).unwrap().manifest.rows["agents"], 1);
 }
 

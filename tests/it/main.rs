@@ -8,6 +8,7 @@ mod agents;
 mod approval;
 mod audit;
 mod backup;
+mod backup_crypt;
 mod backup_restore;
 mod backup_schedule;
 mod bad_agents;

@@ -59,6 +59,26 @@ pub enum BackupError {
     /// What was written is not what was to be written.
     #[error("the backup was written and does not read back ({0}): it was removed; look at the disk, and try again")]
     NotReadBack(Box<BackupError>),
+    /// No recipient.
+    #[error("{0:?} is no recipient: give an age1… that `age-keygen` prints")]
+    Recipient(String),
+    /// The file of identities cannot be used.
+    #[error("{}: {why}; give the file that `age-keygen` wrote, with AGE-SECRET-KEY-1…", .path.display())]
+    Identity {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// There is no key to it.
+    #[error("the backup {} is encrypted: give the file with the age identity, --identity FILE", .0.display())]
+    Encrypted(PathBuf),
+    /// A key was given, and anybody could have written it.
+    #[error("the backup {} is not encrypted, so it is not one that was made for this identity; if it is the right one, leave out --identity", .0.display())]
+    NotEncrypted(PathBuf),
+    /// It was made for somebody else.
+    #[error("the backup {} was encrypted for another identity: give the one whose recipient it was made for", .0.display())]
+    WrongIdentity(PathBuf),
     /// It is no backup of ours at all.
     #[error("{} is not a backup that postrider made", .0.display())]
     NotOurs(PathBuf),

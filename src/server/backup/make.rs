@@ -1,6 +1,7 @@
 //! Making a backup: a copy of the database, the keys, one file, read back before it gets its name.
 
 use super::archive;
+use super::crypt::{Checker, Key, Recipients, open};
 use super::error::BackupError;
 use super::files::{beside_the_database, entry};
 use super::unpack::unpack;
@@ -14,7 +15,7 @@ use crate::store::copy::{CopyError, Pace, copy};
 use crate::store::disk::FREE_BYTES_MIN;
 use crate::store::handle::DATABASE_FILE;
 use std::fs::{self, File};
-use std::io::{BufReader, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ pub struct BackupOrder {
     pub file: PathBuf,
     /// Replace a file that is there.
     pub force: bool,
+    /// For whom it is encrypted, if at all.
+    pub recipients: Recipients,
 }
 
 /// Makes a backup. Blocks, for as long as it takes to read the database a few times.
@@ -73,16 +76,24 @@ pub fn prepare(order: &BackupOrder, clock: &Clock, stop: &CancellationToken) -> 
         files,
     };
     let part = Part::make(&order.file)?;
-    let written = BufWriter::new(part.open()?);
-    let mut written = archive::write(written, &part.path, &manifest, place, &mut pace)?;
-    let failed = BackupError::io(&part.path);
+    let (file, path, encrypted) = (BufWriter::new(part.open()?), &part.path, !order.recipients.is_empty());
+    let failed = BackupError::io(path);
+    let checker = Checker::new();
+    let mut written = if encrypted {
+        let sealed = order.recipients.encrypt(&checker, file).map_err(&failed)?;
+        archive::write(sealed, path, &manifest, place, &mut pace)?.finish().map_err(&failed)?
+    } else {
+        archive::write(file, path, &manifest, place, &mut pace)?
+    };
     written.flush().and_then(|()| written.get_ref().sync_all()).map_err(&failed)?;
     crash::point("backup.written");
     // Before it is unpacked again: there need not be room for both.
     fs::remove_file(&copied).map_err(BackupError::io(&copied))?;
-    read_back(&part.path, &manifest, &work, &mut pace)?;
-    let bytes = fs::metadata(&part.path).map_err(failed)?.len();
-    let report = BackupReport { file: order.file.display().to_string(), bytes, encrypted: false, manifest };
+    let key = if encrypted { Key::Checker(&checker) } else { Key::None };
+    read_back(path, &key, &manifest, &work, &mut pace)?;
+    let bytes = fs::metadata(path).map_err(&failed)?.len();
+    drop(failed);
+    let report = BackupReport { file: order.file.display().to_string(), bytes, encrypted, manifest };
     Ok(Ready { part, folder, order: order.clone(), report })
 }
 
@@ -109,11 +120,10 @@ impl Ready {
 }
 
 /// What was written, from the disk.
-fn read_back(path: &Path, manifest: &Manifest, work: &Work, pace: &mut Pace) -> Result<(), BackupError> {
+fn read_back(path: &Path, key: &Key<'_>, manifest: &Manifest, work: &Work, pace: &mut Pace) -> Result<(), BackupError> {
     let into = work.file("read-back");
     make_private(&into).map_err(BackupError::io(&into))?;
-    let file = BufReader::new(File::open(path).map_err(BackupError::io(path))?);
-    match unpack(file, path, &into, pace) {
+    match open(path, key).and_then(|file| unpack(file, path, &into, pace)) {
         Ok(read) if read == *manifest => Ok(()),
         Ok(_) => Err(BackupError::NotReadBack(Box::new(BackupError::damaged(path, "its manifest is another one")))),
         Err(BackupError::Stopped) => Err(BackupError::Stopped),

@@ -4,6 +4,7 @@
 //! A backup is an [`archive`] of the files that a server needs to be the same server afterwards ([`files`]).
 
 pub mod archive;
+pub mod crypt;
 pub mod error;
 pub mod files;
 pub mod make;

@@ -4,6 +4,7 @@
 //! aside. So a kill before that step leaves the data folder as it was, and one after it the restored server. While it is
 //! beside, and until all is done, the file [`MARK_FILE`] in it tells an unfinished restore from a state that was set aside.
 
+use super::crypt::{Key, open};
 use super::error::BackupError;
 use super::stamp::stamp;
 use super::swap::{swap, sync_parent};
@@ -17,7 +18,7 @@ use crate::server::folder::{Folder, OWNER_TOKEN_FILE, make_private, write_privat
 use crate::store::copy::Pace;
 use crate::store::handle::DATABASE_FILE;
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io;
 use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ const MARK_FILE: &str = "restore-unfinished";
 pub struct RestoreOrder {
     /// The backup.
     pub file: PathBuf,
+    /// The file with the age identity that it was encrypted for; none: it is not encrypted.
+    pub identity: Option<PathBuf>,
     /// The data folder; it may be missing.
     pub data: PathBuf,
 }
@@ -39,7 +42,7 @@ pub struct RestoreOrder {
 /// [`BackupError`]; the data folder is as it was then.
 pub fn restore(order: &RestoreOrder, clock: &Clock) -> Result<RestoreReport, BackupError> {
     let file = &order.file;
-    let reader = BufReader::new(File::open(file).map_err(BackupError::io(file))?);
+    let reader = open(file, &order.identity.as_deref().map_or(Key::None, Key::File))?;
     let data = resolve(&order.data)?;
     let there = There::take(&data)?;
     let aside = free_name(&data, &stamp(clock.now_ms()));

@@ -3,6 +3,7 @@
 //! Which files are ours is written in the data folder before they get their names, so that nobody else's backup in the same
 //! folder is ever removed, whatever it is called. An older one is removed when a newer one has been read back.
 
+use super::crypt::Recipients;
 use super::error::BackupError;
 use super::make::{BackupOrder, prepare};
 use super::stamp::stamp;
@@ -32,6 +33,8 @@ pub struct Schedule {
     pub to: PathBuf,
     /// At most so old is the newest one.
     pub every: Duration,
+    /// For whom they are encrypted, if at all.
+    pub recipients: Recipients,
     /// So many are kept, at least one.
     pub keep: u32,
 }
@@ -108,9 +111,11 @@ impl Scheduler {
 
     fn make_one(&self, stop: &CancellationToken) -> Result<(), BackupError> {
         let at_ms = self.clock.now_ms();
-        let file = self.schedule.to.join(format!("postrider-{}.backup", stamp(at_ms)));
+        let recipients = self.schedule.recipients.clone();
+        let end = if recipients.is_empty() { "" } else { ".age" };
+        let file = self.schedule.to.join(format!("postrider-{}.backup{end}", stamp(at_ms)));
         let mut made = self.made();
-        let order = BackupOrder { data: self.data.clone(), file: file.clone(), force: false };
+        let order = BackupOrder { data: self.data.clone(), file: file.clone(), force: false, recipients };
         made.push(Made { file: file.clone(), at_ms });
         let ready = prepare(&order, &self.clock, stop)?;
         self.remember(&made)?;
