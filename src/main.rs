@@ -2,23 +2,29 @@
 
 use clap::Parser;
 use postrider::agent::config::{AgentConfig, STARTS_PER_MINUTE_DEFAULT};
-use postrider::bench;
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
+use postrider::cli::backup::BackupArgs;
 use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
+use postrider::cli::restore::RestoreArgs;
 use postrider::cli::serve_file::{Origin, with_file};
 use postrider::clock::Clock;
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
+use postrider::server::backup::crypt::Recipients;
+use postrider::server::backup::make::{BackupOrder, make};
+use postrider::server::backup::restore::RestoreOrder;
 use postrider::server::check::{Finding, Verdict};
 use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
 use postrider::store::brake::Brake;
+use postrider::{bench, cli, server};
 use std::future::Future;
 use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
             Err(error) => ExitCode::from(tell(&error)),
         },
         Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
+        Verb::Backup(args) => host(backup(args)),
+        Verb::Restore(args) => host(restore(args)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
         verb => client(Builder::new_current_thread(), dispatch(verb)),
     }
@@ -61,6 +69,30 @@ fn client(builder: Builder, verb: impl Future<Output = Result<u8, CliError>>) ->
         Err(error) => fail(&error),
     };
     ExitCode::from(code)
+}
+
+/// A verb that does the server's part on this host.
+fn host(done: Result<(), CliError>) -> ExitCode {
+    ExitCode::from(done.map_or_else(|error| tell(&error), |()| 0))
+}
+
+fn backup(args: BackupArgs) -> Result<(), CliError> {
+    let made = Recipients::parse(&args.recipient).and_then(|recipients| {
+        let data = server_data(args.data);
+        let order = BackupOrder { data, file: args.file, force: args.force, recipients };
+        make(&order, &Clock::system(), &CancellationToken::new())
+    });
+    cli::backup::show(&made.map_err(|error| CliError::Host(error.to_string()))?, args.json)
+}
+
+fn restore(args: RestoreArgs) -> Result<(), CliError> {
+    let order = RestoreOrder { data: server_data(args.data), file: args.file, identity: args.identity };
+    let restored = server::backup::restore::restore(&order, &Clock::system());
+    cli::restore::show(&restored.map_err(|error| CliError::Host(error.to_string()))?, args.json)
+}
+
+fn server_data(named: Option<PathBuf>) -> PathBuf {
+    named.unwrap_or_else(default_dir::server)
 }
 
 /// The agent's child that runs one command.
@@ -96,7 +128,7 @@ fn check(args: ServeArgs) -> ExitCode {
 
 /// How to serve, from the command line and the file.
 fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
-    let data = args.data.unwrap_or_else(default_dir::server);
+    let data = server_data(args.data);
     let acme = (!args.acme.is_empty())
         .then(|| AcmeConfig::new(args.acme, args.acme_contact, args.acme_directory))
         .transpose()?;
@@ -108,6 +140,10 @@ fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
         tls: args.tls,
         own_certificate: args.tls_cert.zip(args.tls_key).map(|(chain, key)| OwnCertificate { chain, key }),
         brake: Brake { confirm_above: args.confirm_above, approve_above: args.approve_above },
+        backup_to: args.backup_to,
+        backup_every: args.backup_every,
+        backup_keep: args.backup_keep,
+        backup_recipient: args.backup_recipient,
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     })

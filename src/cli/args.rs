@@ -1,8 +1,8 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, audit, authority, bench, cancel, commands, completions, demo, duration, join, login, man, output,
-    run, show, tokens,
+    agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, duration, join, login, man,
+    output, restore, run, show, tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
@@ -16,6 +16,9 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7717";
 
 /// Longest life of a join string or token that can be asked for, in milliseconds (10 years).
 const EXPIRES_MS_MAX: u64 = 365 * 86_400_000;
+
+/// Backups that are made more often would never end.
+const BACKUP_EVERY_MIN: Duration = Duration::from_secs(60);
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -74,6 +77,10 @@ pub enum Verb {
     Audit(audit::AuditArgs),
     /// Remember a server and a token for this user
     Login(login::LoginArgs),
+    /// Back up a server on this host, which may run
+    Backup(backup::BackupArgs),
+    /// Put a backup in the place of a server on this host
+    Restore(restore::RestoreArgs),
     /// Measure what a server on this host can do
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
@@ -110,6 +117,7 @@ Examples:
   postrider serve --listen 0.0.0.0:443 --tls-cert chain.pem --tls-key key.pem
   postrider serve --listen 0.0.0.0:443 --acme msp.example --public-url https://msp.example
   postrider serve --behind-proxy --public-url https://msp.example     a TLS proxy on this host
+  postrider serve --backup-to /mnt/backups                            a backup a day, the newest seven kept
   postrider serve                                                     plain HTTP, for this host alone
   postrider serve --config /etc/postrider/postrider.toml --check      would it start?"
 )]
@@ -158,6 +166,18 @@ pub struct ServeArgs {
     /// A command to more agents than this waits until a second person approves it [default: never]
     #[arg(long, value_name = "N")]
     pub approve_above: Option<u64>,
+    /// Make backups by itself, in this folder, which must be there
+    #[arg(long, value_name = "DIR")]
+    pub backup_to: Option<PathBuf>,
+    /// How old the newest of them may be, a minute or more
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_backup_every, requires = "backup_to")]
+    pub backup_every: Duration,
+    /// How many of them are kept
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..), requires = "backup_to")]
+    pub backup_keep: u32,
+    /// Encrypt them for this age recipient; may be repeated
+    #[arg(long, value_name = "RECIPIENT", requires = "backup_to")]
+    pub backup_recipient: Vec<String>,
     /// Make a fresh owner's token at this start and write it to DIR/owner.token, because the earlier ones are lost
     #[arg(long)]
     pub new_owner_token: bool,
@@ -196,6 +216,15 @@ pub struct AgentArgs {
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
+}
+
+/// A value parser for how often backups are made.
+///
+/// # Errors
+/// No length of time, or out of range.
+pub fn parse_backup_every(text: &str) -> Result<Duration, String> {
+    let every = parse_expires(text).map_err(|error| error.to_string())?;
+    if every < BACKUP_EVERY_MIN { Err(format!("{text:?} is too often: a minute or more")) } else { Ok(every) }
 }
 
 /// A value parser for how long a join string or a token is good.

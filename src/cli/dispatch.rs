@@ -7,7 +7,7 @@ use super::{
     tokens,
 };
 
-/// Runs a verb of the command line and gives the exit code. `serve`, `agent` and `bench` are other roles, and composed above.
+/// Runs a verb of the command line and gives the exit code. What is of other roles is composed above.
 ///
 /// # Errors
 /// [`CliError`], to be told with [`tell`].
@@ -29,7 +29,7 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Login(args) => Box::pin(login::run(args)).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
-        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) => {
+        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) | Verb::Backup(_) | Verb::Restore(_) => {
             Err(CliError::Usage("this verb is a role of its own".to_owned()))
         }
     }

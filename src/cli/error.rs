@@ -112,6 +112,9 @@ pub enum CliError {
     /// The number of agents was asked for, and the answer was another.
     #[error("not confirmed: nothing was submitted")]
     Unconfirmed,
+    /// The server's part could not be done on this host.
+    #[error("{0}")]
+    Host(String),
     /// A server or agent of our own did not come up.
     #[error("{0}")]
     Child(String),
@@ -136,6 +139,7 @@ impl CliError {
             | CliError::Stdin(_)
             | CliError::Stdout(_)
             | CliError::Unconfirmed
+            | CliError::Host(_)
             | CliError::Child(_) => EXIT_FAILED,
         }
     }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// Each key, and what is right for it.
-const WANTED: [(&str, &str); 12] = [
+const WANTED: [(&str, &str); 16] = [
     ("data", "give a folder, such as \"/var/lib/postrider\""),
     ("listen", "give an address and a port, such as \"0.0.0.0:7717\""),
     ("public_url", "give an address, such as \"https://msp.example:7717\""),
@@ -30,6 +30,10 @@ const WANTED: [(&str, &str); 12] = [
     ("behind_proxy", "give true, false, or the proxy's address, such as \"192.0.2.1\""),
     ("confirm_above", "give a number of agents, such as 25"),
     ("approve_above", "give a number of agents, such as 100"),
+    ("backup_to", "give a folder, such as \"/srv/backups\""),
+    ("backup_every", "give a time, such as \"24h\""),
+    ("backup_keep", "give a number of backups, such as 7"),
+    ("backup_recipient", "give a list of recipients, such as [\"age1…\"]"),
 ];
 
 /// What the file says.
@@ -48,6 +52,10 @@ struct ServeFile {
     behind_proxy: Option<Spanned<BehindProxy>>,
     confirm_above: Option<Spanned<u64>>,
     approve_above: Option<Spanned<u64>>,
+    backup_to: Option<Spanned<PathBuf>>,
+    backup_every: Option<Spanned<String>>,
+    backup_keep: Option<Spanned<u32>>,
+    backup_recipient: Option<Spanned<Vec<String>>>,
 }
 
 /// A flag whose value may be left out: `true` is the flag alone.
@@ -186,12 +194,17 @@ fn read(text: &str, path: &Path) -> Result<Vec<Said>, CliError> {
     words.switch("tls", file.tls);
     words.add("tls_cert", file.tls_cert, |path| vec![within(path)]);
     words.add("tls_key", file.tls_key, |path| vec![within(path)]);
-    words.add("acme", file.acme, |domains| domains.into_iter().map(OsString::from).collect());
+    let all = |texts: Vec<String>| texts.into_iter().map(OsString::from).collect();
+    words.add("acme", file.acme, all);
     words.add("acme_contact", file.acme_contact, |address| vec![address.into()]);
     words.add("acme_directory", file.acme_directory, |url| vec![url.into()]);
     words.proxy("behind_proxy", file.behind_proxy);
     words.add("confirm_above", file.confirm_above, |number| vec![number.to_string().into()]);
     words.add("approve_above", file.approve_above, |number| vec![number.to_string().into()]);
+    words.add("backup_to", file.backup_to, |path| vec![within(path)]);
+    words.add("backup_every", file.backup_every, |time| vec![time.into()]);
+    words.add("backup_keep", file.backup_keep, |number| vec![number.to_string().into()]);
+    words.add("backup_recipient", file.backup_recipient, all);
     Ok(words.said)
 }
 

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod audit;
 pub mod authorities;
+pub mod backup;
 pub mod close;
 pub mod facts;
 pub mod frame;

@@ -3,6 +3,7 @@
 //! It takes no lock, so that it works beside a server that runs; whether the address is free it therefore cannot tell.
 
 use super::acme::validity::validity;
+use super::backup::restore::check_start;
 use super::folder::{OWNER_TOKEN_FILE, SEAL_KEY_FILE, read_seal_key};
 use super::serve::ServeConfig;
 use super::tls::authorities::read_all;
@@ -70,6 +71,13 @@ pub fn check(config: &ServeConfig, now_ms: i64) -> Vec<Finding> {
     } else {
         let text = format!("{} is not there; the first start makes it, if it may", config.data.display());
         found.push(Finding::new(Verdict::Note, "data folder", text));
+    }
+    if let Err(error) = check_start(&config.data) {
+        found.push(Finding::new(Verdict::Wrong, "data folder", error.to_string()));
+    }
+    if let Some(to) = config.backup_to.as_ref().filter(|to| !to.is_dir()) {
+        let text = format!("{} is not a folder: the server runs, but makes no backups", to.display());
+        found.push(Finding::new(Verdict::Note, "backups", text));
     }
     found.extend(certificate(config, now_ms));
     found

@@ -151,7 +151,11 @@ pub fn make_private(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
-fn private_file(path: &Path) -> io::Result<File> {
+/// Opens a file for reading and writing; makes it (0600) if it is missing.
+///
+/// # Errors
+/// What the file system says.
+pub fn private_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]

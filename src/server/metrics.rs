@@ -42,6 +42,10 @@ pub struct Metrics {
     commit_seconds: Histogram,
     commit_batch_size: Histogram,
     commit_rows: Counter,
+    /// When the newest backup of the schedule was made, in Unix seconds; 0: none is known.
+    pub backup_last_success: Gauge,
+    /// Backups of the schedule that could not be made.
+    pub backup_failures: Counter,
     http_requests: Family<RouteLabels, Counter>,
     refused: Family<Label, Counter>,
 }
@@ -62,6 +66,8 @@ impl Default for Metrics {
             commit_seconds: seconds(),
             commit_batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 11)),
             commit_rows: Counter::default(),
+            backup_last_success: Gauge::default(),
+            backup_failures: Counter::default(),
             http_requests: Family::default(),
             refused: Family::default(),
         };
@@ -85,6 +91,16 @@ impl Default for Metrics {
         registry.register("commit_seconds", "Duration of a commit", metrics.commit_seconds.clone());
         registry.register("commit_batch_size", "Operations in a commit", metrics.commit_batch_size.clone());
         registry.register("commit_rows", "Rows that commits wrote", metrics.commit_rows.clone());
+        registry.register(
+            "backup_last_success_timestamp_seconds",
+            "When the newest backup of the schedule was made; 0: none is known",
+            metrics.backup_last_success.clone(),
+        );
+        registry.register(
+            "backup_failures",
+            "Backups of the schedule that could not be made",
+            metrics.backup_failures.clone(),
+        );
         registry.register("http_requests", "HTTP requests by route and status", metrics.http_requests.clone());
         registry.register("refused", "HTTP requests answered with a problem, by its code", metrics.refused.clone());
         registry.register("build", "Build", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));

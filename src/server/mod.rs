@@ -11,6 +11,7 @@ pub mod attempt;
 pub mod audit;
 pub mod authorities;
 pub mod authorize;
+pub mod backup;
 pub mod block;
 pub mod call;
 pub mod check;

@@ -4,6 +4,10 @@ use super::acme::config::AcmeConfig;
 use super::acme::keep::Keeper;
 use super::admission::Admission;
 use super::app::{App, FetchKey, Keepalive};
+use super::backup::crypt::Recipients;
+use super::backup::error::BackupError;
+use super::backup::schedule::{Schedule, Scheduler};
+use super::backup::{restore, work};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FILE};
 use super::limits::Limits;
 use super::listener::Door;
@@ -42,6 +46,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How long drain waits for requests and sessions.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two backups that the server makes itself: a day's work is what a lost disk costs.
+pub const BACKUP_EVERY: Duration = Duration::from_secs(86_400);
+/// Backups that are kept: what went wrong is noticed within a week.
+pub const BACKUP_KEEP: u32 = 7;
 /// Good tokens of this kind, at most.
 const OWNER_TOKENS_MAX: u32 = 100;
 /// How operators' tokens begin.
@@ -74,6 +82,14 @@ pub struct ServeConfig {
     pub disk: DiskLimits,
     /// How much history is kept.
     pub retain: Retain,
+    /// The folder of backups that the server makes itself; none: it makes none.
+    pub backup_to: Option<PathBuf>,
+    /// How old the newest of them is at most.
+    pub backup_every: Duration,
+    /// How many of them are kept, at least one.
+    pub backup_keep: u32,
+    /// For whom they are encrypted, `age1…`; nobody: they are not.
+    pub backup_recipient: Vec<String>,
     /// Above which numbers of agents a submission is not just taken.
     pub brake: Brake,
 }
@@ -94,6 +110,10 @@ impl ServeConfig {
             keepalive: Keepalive::default(),
             disk: DiskLimits::default(),
             retain: Retain { history_ms_max: HISTORY_MS_MAX, history_bytes_max: HISTORY_BYTES_MAX },
+            backup_to: None,
+            backup_every: BACKUP_EVERY,
+            backup_keep: BACKUP_KEEP,
+            backup_recipient: Vec::new(),
             brake: Brake::default(),
         }
     }
@@ -107,8 +127,9 @@ impl ServeConfig {
     /// Whether the settings go together; the public URL, if there is one.
     ///
     /// # Errors
-    /// [`ServeError::Exposed`], [`ServeError::PublicUrl`], [`ServeError::PublicUrlPlain`].
+    /// [`ServeError::Exposed`], [`ServeError::PublicUrl`], [`ServeError::PublicUrlPlain`], [`ServeError::Backup`].
     pub fn checked(&self) -> Result<Option<ServerUrl>, ServeError> {
+        Recipients::parse(&self.backup_recipient)?;
         if !self.listen.ip().is_loopback() && self.behind_proxy == Some(Proxy::Here) {
             return Err(ServeError::Exposed(self.listen));
         }
@@ -125,6 +146,9 @@ pub enum ServeError {
     /// The data folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// A restore that was not finished, or a recipient of backups that is none.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The database.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -180,7 +204,11 @@ pub struct Running {
 /// [`ServeError`], before anything is served.
 pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeError> {
     let public_url = config.checked()?;
+    let recipients = Recipients::parse(&config.backup_recipient)?;
+    restore::check_start(&config.data)?;
     let folder = Folder::open(&config.data)?;
+    restore::finish(folder.path());
+    work::clear_leftovers(folder.path());
     let listener =
         listener::listen(config.listen).map_err(|source| ServeError::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| ServeError::Listen { address: config.listen, source })?;
@@ -245,6 +273,11 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
     tasks.spawn("listener", listener::accept(Arc::clone(&app), listener, door));
     if let Some(keeper) = keeper {
         tasks.spawn("acme", keeper.keep(tasks.stop_token().clone()));
+    }
+    if let Some(to) = config.backup_to {
+        let schedule = Schedule { to, every: config.backup_every, keep: config.backup_keep, recipients };
+        let scheduler = Scheduler::new(schedule, folder.path(), app.store.clock.clone(), Arc::clone(&app.metrics));
+        tasks.spawn("backups", scheduler.run(tasks.stop_token().clone()));
     }
     tasks.spawn("reaper", reaper::reap(Arc::clone(&app), config.retain));
     let (keeper, stop) = (Arc::clone(&app), tasks.stop_token().clone());

@@ -12,6 +12,11 @@ pub const APPLICATION_ID: i32 = 0x706f_7374;
 /// Step `n` (from 0) takes a file of version `n + 1` to version `n + 2`. Steps are added, never changed.
 pub(super) const STEPS: &[&str] = &[];
 
+/// The newest schema that this build knows.
+pub const fn known_version() -> usize {
+    STEPS.len() + 1
+}
+
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {

@@ -13,6 +13,7 @@ pub mod brake;
 pub mod cancel;
 pub mod check;
 pub mod commit;
+pub mod copy;
 pub mod disk;
 pub mod enqueue;
 pub mod enroll;

@@ -2,6 +2,7 @@
 
 use crate::harness::agent::TestAgent;
 use crate::harness::api::events;
+use crate::harness::cli::good;
 use crate::harness::eventually::eventually;
 use crate::harness::process::ServerProcess;
 use serde_json::json;
@@ -19,6 +20,17 @@ fn lines(file: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn an_older_backup_is_told_the_truth_and_nothing_runs_again() {
+    story(false).await;
+}
+
+#[tokio::test]
+async fn after_backup_and_restore_agents_are_told_the_truth_and_nothing_runs_again() {
+    story(true).await;
+}
+
+/// With a copy of the stopped server's folder, or with the verbs: the backup while it runs, the restore over what it has
+/// become.
+async fn story(by_verbs: bool) {
     let folder = TempDir::new().unwrap();
     let (data, backup) = (folder.path().join("server"), folder.path().join("backup"));
     let (ran, gate) = (folder.path().join("ran"), folder.path().join("gate"));
@@ -36,9 +48,14 @@ async fn an_older_backup_is_told_the_truth_and_nothing_runs_again() {
     let running = server.api.run("web-1", &line("running", &wait)).await;
     let waiting = server.api.run("web-2", &line("never-left", "")).await;
     server.api.until(&waiting, &["succeeded"]).await;
+    if by_verbs {
+        good(&data, &["backup", backup.to_str().unwrap()]).await;
+    }
     server.process.signal("TERM");
     assert_eq!(server.process.ended().await, Some(0));
-    copy(&data, &backup);
+    if !by_verbs {
+        copy(&data, &backup);
+    }
 
     // What happens after it is unknown to it.
     let mut server = ServerProcess::start(&data, port).await;
@@ -52,8 +69,12 @@ async fn an_older_backup_is_told_the_truth_and_nothing_runs_again() {
     server.api.until(&held, &["running"]).await;
     let epoch = server.api.get("/api/agents/web-1").await["epoch"].as_u64().unwrap();
     server.process.kill();
-    std::fs::remove_dir_all(&data).unwrap();
-    copy(&backup, &data);
+    if by_verbs {
+        good(&data, &["restore", backup.to_str().unwrap()]).await;
+    } else {
+        std::fs::remove_dir_all(&data).unwrap();
+        copy(&backup, &data);
+    }
 
     let server = ServerProcess::start(&data, port).await;
     let running_now = server.api.until(&running, &["running"]).await;

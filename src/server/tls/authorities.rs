@@ -49,6 +49,16 @@ pub enum AuthorityError {
     Unknown(Pin),
 }
 
+/// When the authority was made whose file has this name; none: it is no authority's.
+fn created_ms(name: &str) -> Option<i64> {
+    name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// Whether an authority's file may have this name.
+pub fn is_authority_file(name: &str) -> bool {
+    created_ms(name).is_some()
+}
+
 /// All authorities of a server that speaks TLS.
 #[derive(Debug)]
 pub struct Authorities {
@@ -211,8 +221,7 @@ pub fn read_all(data: &Path) -> Result<Vec<Authority>, AuthorityError> {
     for entry in std::fs::read_dir(&folder).map_err(unusable)? {
         let path = entry.map_err(unusable)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let Some(made) = name.strip_prefix(PREFIX).and_then(|name| name.strip_suffix(SUFFIX)) else { continue };
-        let Ok(created_ms) = made.parse() else { continue };
+        let Some(created_ms) = created_ms(name) else { continue };
         let text =
             std::fs::read_to_string(&path).map_err(|source| FolderError::Unusable { path: path.clone(), source })?;
         let read = Authority::parse(&text, created_ms);
