@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// How hard it is compressed: a database shrinks to a third with the least work, and hardly further with more.
 const LEVEL: Compression = Compression::new(3);
-/// How a gzip begins that [`write`] made: deflate, no name, no time, no system. Its checksum does not cover these bytes.
+/// How a gzip begins that [`write()`] made: deflate, no name, no time, no system. Its checksum does not cover these bytes.
 pub const GZIP_START: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// Writes an archive to `out`, which is at `path`. The file of each entry is `place(name)`; it must not change meanwhile.

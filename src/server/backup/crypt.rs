@@ -1,4 +1,4 @@
-//! Backups for somebody's eyes alone, in the format of the program `age` (https://age-encryption.org/v1).
+//! Backups for somebody's eyes alone, in the format of the program `age` (<https://age-encryption.org/v1>).
 //!
 //! The server has no key to read such a backup with. To read it back all the same, each is made for one more recipient, whose
 //! key is made for this, never leaves memory, and is forgotten when the backup has been checked.

@@ -2,7 +2,7 @@
 //!
 //! It is unpacked into a folder beside it, checked, made to last, and exchanged with it in one step; what was there is kept
 //! aside. So a kill before that step leaves the data folder as it was, and one after it the restored server. While it is
-//! beside, and until all is done, the file [`MARK_FILE`] in it tells an unfinished restore from a state that was set aside.
+//! beside, and until all is done, the file `restore-unfinished` in it tells an unfinished restore from a state that was set aside.
 
 use super::crypt::{Key, open};
 use super::error::BackupError;
