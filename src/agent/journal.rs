@@ -392,7 +392,9 @@ mod tests {
         write(&mut connection, &[&Op::Forget(first), &Op::Purge { now_ms: 0 }]).unwrap();
         assert_eq!(synchronous(&connection), 2);
         // What no commit takes: a reference to nothing.
-        let broken = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);              CREATE TEMP TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED);              CREATE TEMP TRIGGER refer AFTER UPDATE ON main.deliveries BEGIN INSERT INTO child VALUES (1); END;";
+        let broken = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY); \
+             CREATE TEMP TABLE child (parent REFERENCES parent DEFERRABLE INITIALLY DEFERRED); \
+             CREATE TEMP TRIGGER refer AFTER UPDATE ON main.deliveries BEGIN INSERT INTO child VALUES (1); END;";
         connection.execute_batch(broken).unwrap();
         connection.pragma_update(None, "foreign_keys", true).unwrap();
         let failed = write(&mut connection, &[&Op::Forget(second)]).unwrap_err();
