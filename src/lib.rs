@@ -12,6 +12,7 @@ pub mod crash;
 pub mod http_client;
 pub mod open_files;
 pub mod pin;
+pub mod release;
 pub mod seal;
 pub mod secret;
 pub mod tasks;
