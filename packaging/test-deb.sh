@@ -111,6 +111,12 @@ is postrider run "$name" -- id -un
 tells "^root$"
 until_true "the status tells of the agent" sh -c 'systemctl show --property=StatusText postrider | grep -q "1 agents"'
 
+step "the journal has priorities and fields"
+in_root journalctl --no-pager -u postrider -o cat AGENT="$name" >"$work/out"
+tells "^agent connected agent=$name"
+in_root journalctl --no-pager -u postrider-agent -o cat -p info TARGET=postrider::agent::link::session >"$work/out"
+tells "connected to http"
+
 step "the check, beside the server that runs"
 is runuser -u postrider -- postrider serve --check --config /etc/postrider/postrider.toml --data /var/lib/postrider
 tells "it would start"

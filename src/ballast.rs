@@ -69,7 +69,9 @@ impl Ballast {
     pub fn give_up(&self) -> bool {
         let given = fs::remove_file(&self.file).is_ok();
         if given {
-            tracing::error!("the disk is full: the ballast file was given up so that outcomes can still be written");
+            tracing::error!(
+                "the disk is full: the ballast file was given up so that outcomes can still be written; make room"
+            );
         }
         given
     }

@@ -10,6 +10,8 @@ pub mod bell;
 pub mod clock;
 pub mod crash;
 pub mod http_client;
+pub mod journald;
+pub mod log;
 pub mod open_files;
 pub mod pin;
 pub mod release;

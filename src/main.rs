@@ -11,6 +11,7 @@ use postrider::cli::interrupt::Interrupts;
 use postrider::cli::restore::RestoreArgs;
 use postrider::cli::serve_file::{Origin, with_file};
 use postrider::clock::Clock;
+use postrider::log::{self, LogFormat};
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
 use postrider::server::backup::crypt::Recipients;
@@ -23,13 +24,12 @@ use postrider::server::tls::own::OwnCertificate;
 use postrider::store::brake::Brake;
 use postrider::{bench, cli, server};
 use std::future::Future;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// The hidden verb of the agent's supervising child. It must stay small, so it is not the command line's.
 const SUPERVISE: &str = "supervise";
@@ -46,11 +46,18 @@ fn main() -> ExitCode {
         Verb::Serve(args) if args.check => check(args),
         Verb::Serve(args) => match with_file(args) {
             Ok((args, origin)) => {
-                role(Builder::new_multi_thread(), args.exit_with_stdin, |stop| serve(args, origin, stop))
+                let (format, with_stdin) = (args.log, args.exit_with_stdin);
+                role(Builder::new_multi_thread(), format, with_stdin, |stop| serve(args, origin, stop))
             }
-            Err(error) => ExitCode::from(tell(&error)),
+            Err(error) => {
+                let _ = write!(std::io::stderr(), "{}", log::error_mark());
+                ExitCode::from(tell(&error))
+            }
         },
-        Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
+        Verb::Agent(args) => {
+            let (format, with_stdin) = (args.log, args.exit_with_stdin);
+            role(Builder::new_current_thread(), format, with_stdin, |stop| agent(args, stop))
+        }
         Verb::Backup(args) => host(backup(args)),
         Verb::Restore(args) => host(restore(args)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
@@ -162,12 +169,12 @@ async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 /// Runs a role until it ends, a signal asks it to, or (if so asked) standard input ends.
-fn role<R, F>(builder: Builder, exit_with_stdin: bool, run: R) -> ExitCode
+fn role<R, F>(builder: Builder, format: LogFormat, exit_with_stdin: bool, run: R) -> ExitCode
 where
     R: FnOnce(CancellationToken) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
-    start_log();
+    log::start(format);
     let runtime = match runtime(builder) {
         Ok(runtime) => runtime,
         Err(error) => return ExitCode::from(fail(&error)),
@@ -213,20 +220,9 @@ fn runtime(mut builder: Builder) -> anyhow::Result<Runtime> {
     Ok(builder.enable_all().build()?)
 }
 
-fn start_log() {
-    let filter = EnvFilter::try_from_env("POSTRIDER_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let stderr = std::io::stderr;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_target(false);
-    // Or a full disk under the log would panic whoever logs: that error is told on standard error, too.
-    let log = log.log_internal_errors(false);
-    let log = log.with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    // The journal of systemd has times of its own.
-    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
-}
-
 fn fail(error: &anyhow::Error) -> u8 {
     // Our errors tell their causes themselves.
     // `eprintln!` panics where it cannot be written.
-    let _ = writeln!(std::io::stderr(), "postrider: {error}");
+    let _ = writeln!(std::io::stderr(), "{}postrider: {error}", log::error_mark());
     EXIT_ROLE_FAILED
 }

@@ -107,7 +107,7 @@ fn serve(mut connection: Connection, ballast: &mut Ballast, mut requests: mpsc::
         }
     }
     if let Err((_, error)) = connection.close() {
-        error!("the journal did not close well: {error}");
+        error!("the journal did not close well: {error}; the next start puts it right");
     }
 }
 

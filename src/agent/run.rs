@@ -76,7 +76,7 @@ async fn purge(runner: &Runner) {
         if let Some(now_ms) = runner.time.now_ms()
             && let Err(why) = runner.journal.write(Op::Purge { now_ms }).await
         {
-            warn!("old entries of the journal cannot be removed: {why}");
+            warn!("old entries of the journal cannot be removed: {why}; it is tried again");
         }
         let _ = stop.run_until_cancelled(tokio::time::sleep(PURGE_INTERVAL)).await;
     }

@@ -4,6 +4,7 @@ use super::{
     agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, duration, join, login, man,
     output, restore, run, show, tokens,
 };
+use crate::log::LogFormat;
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
 use clap::{Args, Parser, Subcommand};
@@ -178,6 +179,9 @@ pub struct ServeArgs {
     /// Encrypt them for this age recipient; may be repeated
     #[arg(long, value_name = "RECIPIENT", requires = "backup_to")]
     pub backup_recipient: Vec<String>,
+    /// What the log is written as: text for people, or one JSON object a line
+    #[arg(long, value_name = "FORMAT", env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log: LogFormat,
     /// Make a fresh owner's token at this start and write it to DIR/owner.token, because the earlier ones are lost
     #[arg(long)]
     pub new_owner_token: bool,
@@ -213,6 +217,9 @@ pub struct AgentArgs {
     /// Commands that start within a minute, 1 to 60000; beyond that they wait [default: 3000]
     #[arg(long, value_name = "N")]
     pub starts_per_minute: Option<u32>,
+    /// What the log is written as: text for people, or one JSON object a line
+    #[arg(long, value_name = "FORMAT", env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
+    pub log: LogFormat,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

@@ -6,6 +6,7 @@
 use super::args::{Cli, ServeArgs, Verb};
 use super::config::read_small;
 use super::error::CliError;
+use crate::log::LogFormat;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, Parser};
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// Each key, and what is right for it.
-const WANTED: [(&str, &str); 16] = [
+const WANTED: [(&str, &str); 17] = [
     ("data", "give a folder, such as \"/var/lib/postrider\""),
     ("listen", "give an address and a port, such as \"0.0.0.0:7717\""),
     ("public_url", "give an address, such as \"https://msp.example:7717\""),
@@ -34,6 +35,7 @@ const WANTED: [(&str, &str); 16] = [
     ("backup_every", "give a time, such as \"24h\""),
     ("backup_keep", "give a number of backups, such as 7"),
     ("backup_recipient", "give a list of recipients, such as [\"age1…\"]"),
+    ("log", "give \"text\" or \"json\""),
 ];
 
 /// What the file says.
@@ -56,6 +58,7 @@ struct ServeFile {
     backup_every: Option<Spanned<String>>,
     backup_keep: Option<Spanned<u32>>,
     backup_recipient: Option<Spanned<Vec<String>>>,
+    log: Option<Spanned<LogFormat>>,
 }
 
 /// A flag whose value may be left out: `true` is the flag alone.
@@ -205,6 +208,7 @@ fn read(text: &str, path: &Path) -> Result<Vec<Said>, CliError> {
     words.add("backup_every", file.backup_every, |time| vec![time.into()]);
     words.add("backup_keep", file.backup_keep, |number| vec![number.to_string().into()]);
     words.add("backup_recipient", file.backup_recipient, all);
+    words.add("log", file.log, |format| vec![format.as_str().into()]);
     Ok(words.said)
 }
 
@@ -335,6 +339,7 @@ mod tests {
             ("acme = \"a.example\"\n", &["FILE, line 1: acme: invalid type: string", "a list of domains"]),
             ("confirm_above = -1\n", &["FILE, line 1: confirm_above: ", "-1", "a number of agents"]),
             ("behind_proxy = \"proxy.example\"\n", &["FILE, line 1: behind_proxy: ", "or the proxy's address"]),
+            ("log = \"yaml\"\n", &["FILE, line 1: log: unknown variant `yaml`", "\"text\" or \"json\""]),
             ("behind_proxy = 7\n", &["FILE, line 1: behind_proxy: ", "true, false or an address"]),
             ("[server]\nlisten = 1\n", &["FILE, line 1: ", "unknown field `server`"]),
             ("tls = true\ntls = true\n", &["FILE, line 2: tls: duplicate key"]),

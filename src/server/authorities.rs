@@ -118,7 +118,7 @@ async fn on_disk<T: Send + 'static>(
 /// For the command line on this host.
 async fn write_pins(tls: &Arc<Tls>) -> Result<(), ApiError> {
     on_disk(tls, |tls| tls.write_pins().map_err(AuthorityError::from)).await.inspect_err(|_| {
-        tracing::warn!("the file {PINS_FILE} of the data folder could not be written");
+        tracing::warn!("the file {PINS_FILE} of the data folder could not be written; the next start does it");
     })
 }
 

@@ -119,7 +119,7 @@ impl Held {
                 Ok(Some(caller)) if !caller.lacks_code() => caller,
                 Ok(_) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "a token could not be read: what was begun with it ends");
+                    tracing::warn!(%error, "a token could not be read: the event streams that it opened end; clients come again");
                     return;
                 }
             };

@@ -134,7 +134,7 @@ impl ApiError {
     /// The answer, and the log line where the error is ours.
     pub fn into_response(self, request_id: RequestId) -> Response {
         if let Some(cause) = &self.internal {
-            tracing::error!(%request_id, cause, "request failed");
+            tracing::error!(%request_id, cause, "a request failed and was answered with 500");
         }
         let problem = self.problem(request_id);
         let mut response = Response::new(serde_json::to_string(&problem).unwrap_or_default().into());

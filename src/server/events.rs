@@ -80,7 +80,7 @@ async fn feed(app: &App, command: CommandId, seq: i64, mut cursor: Cursor, scope
             Ok(More::Never) => return,
             Err(error) => {
                 // The stream breaks off; the reader comes back with its cursor.
-                tracing::warn!(%command, %error, "an event stream broke off");
+                tracing::warn!(%command, %error, "an event stream broke off; the client comes back and goes on");
                 return;
             }
         }

@@ -61,7 +61,7 @@ pub async fn keep(app: Arc<App>) {
         match stop.run_until_cancelled(beat).await {
             None | Some(Err(StoreError::Closed | StoreError::Fatal(_))) => return,
             // It waited for somebody else's lock, or the disk is full: it lives, but it did not get through.
-            Some(Err(error)) => tracing::warn!(%error, "no beat for the watchdog"),
+            Some(Err(error)) => tracing::warn!(%error, "no beat for the watchdog: nothing can be committed at present"),
             Some(Ok(())) => {
                 let now = status(&app);
                 let changed = (now != told).then(|| NotifyState::Status(&now));

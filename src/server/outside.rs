@@ -28,7 +28,9 @@ pub async fn watch(app: Arc<App>) {
             }
             Ok(false) => {}
             Err(StoreError::Closed | StoreError::Fatal(_)) => return,
-            Err(error) => tracing::warn!(%error, "cannot see whether the database was changed from outside"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot see whether another process changed the database; looking again")
+            }
         }
     }
 }

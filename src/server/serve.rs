@@ -410,7 +410,8 @@ pub async fn serve(config: ServeConfig, stop: CancellationToken) -> Result<(), S
             "draining"
         }
         () = running.failed() => {
-            tracing::error!("draining: the database cannot go on");
+            let why = running.app.store.watch.fatal_reason().unwrap_or_default();
+            tracing::error!("draining: the database cannot go on ({why}); free the cause, then start again");
             "draining: the database cannot go on"
         }
     };

@@ -56,8 +56,9 @@ impl Scene {
     /// Waits until the agent has said that it cannot write down the end of this command.
     async fn waits_for_the_journal(&self, command: &str) {
         let delivery = self.api().command(command).await["deliveries"][0]["id"].as_str().unwrap().to_owned();
-        let said = format!("delivery {delivery} waits for the journal");
-        eventually(&said, || async { self.agent.process.printed().contains(&said).then_some(()) }).await;
+        let said = "the delivery waits for the journal";
+        let is_it = |line: &str| line.contains(said) && line.contains(&delivery);
+        eventually(said, || async { self.agent.process.printed().lines().any(is_it).then_some(()) }).await;
     }
 
     async fn went_well(&self, name: &str, command: &str) {

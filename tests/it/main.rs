@@ -45,6 +45,8 @@ mod interleave;
 mod late_frames;
 mod limits;
 mod links;
+#[cfg(unix)]
+mod log;
 mod lost_frames;
 mod man;
 mod model;

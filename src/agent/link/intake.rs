@@ -106,7 +106,7 @@ impl Intake {
             Ok(document) => document,
             Err(NoDocument::Gone) => return self.runner.board.remove(delivery),
             Err(NoDocument::Later(why)) => {
-                warn!("delivery {delivery} cannot be taken in: {why}");
+                warn!(%delivery, "the delivery cannot be taken in now: {why}; the server offers it again");
                 return self.runner.board.remove(delivery);
             }
             Err(NoDocument::Damaged) => {
@@ -131,7 +131,7 @@ impl Intake {
             Ok(Done::Written) => self.go_on(delivery, verdict, cancel),
             // A server that was restored from a backup asks again: it gets the old outcome, without output.
             Ok(Done::Known(Some(outcome))) => {
-                info!("delivery {delivery} has run before: its outcome is told again");
+                info!(%delivery, "the delivery has run before: its outcome is told again");
                 self.runner.board.set_phase(delivery, Phase::Ended(outcome));
             }
             // Written by a commit that reported a failure. It has not run: it was never on the board.

@@ -63,7 +63,10 @@ impl Reader {
                 if senseless > SENSELESS_MAX {
                     return Leave::left(CloseReason::ProtocolError, "too many frames that make no sense");
                 }
-                warn!("the server sent a frame that makes no sense: {}", error.message);
+                warn!(
+                    code = error.code,
+                    "the server sent a frame that makes no sense: {}; update the older of the two", error.message
+                );
                 // The writer is gone only when the connection is.
                 let _ = self.replies.send(Reply::Frame(AgentFrame::Error(error))).await;
             }
@@ -92,7 +95,10 @@ impl Reader {
             }
             // An error is never answered with an error: two ends could go on for ever.
             ServerFrame::Error(error) => {
-                warn!("the server did not understand us: {}: {}", error.code, error.message);
+                warn!(
+                    code = error.code,
+                    "the server did not understand us: {}; update the older of the two", error.message
+                );
                 None
             }
             ServerFrame::Challenge { .. } | ServerFrame::Welcome { .. } => {

@@ -54,7 +54,8 @@ pub async fn stay_connected(
         let since = Instant::now();
         let leave = match connected {
             Ok(welcomed) => {
-                info!("connected to {} as {} ({agent}), epoch {}", credential.url, credential.name, welcomed.epoch);
+                let (url, name, epoch) = (&credential.url, &credential.name, welcomed.epoch);
+                info!(agent = %name, agent_id = %agent, epoch, "connected to {url} as {name}");
                 let learned = learn(&welcomed, &mut credential, folder);
                 let leave = live(welcomed, learned, &credential, &mut last_epoch, runner, stop).await;
                 if since.elapsed() >= SESSION_GOOD {
@@ -75,16 +76,19 @@ pub async fn stay_connected(
         let wait = backoff.next(leave.at_least());
         if leave.is_pending() {
             info!(
+                agent = %credential.name,
+                agent_id = %agent,
                 "{} waits for approval at {}: `postrider agents approve {agent}` there lets it in; asking again in {:.1} s",
                 credential.name,
                 credential.url,
                 wait.as_secs_f32()
             );
         } else {
-            warn!("not connected to {}: {leave}; trying again in {:.1} s", credential.url, wait.as_secs_f32());
+            let (url, name, wait_s) = (&credential.url, &credential.name, wait.as_secs_f32());
+            warn!(agent = %name, agent_id = %agent, "not connected to {url}: {leave}; trying again in {wait_s:.1} s");
         }
         if let Some(advice) = leave.advice() {
-            error!("{advice}");
+            error!(agent = %credential.name, agent_id = %agent, "{advice}");
         }
         if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
             return;

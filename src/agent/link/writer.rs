@@ -137,7 +137,7 @@ impl Writer {
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
-                warn!("output of delivery {delivery} cannot be read and is not sent: {error}");
+                warn!(%delivery, %error, "output of the delivery cannot be read and is not sent");
                 Vec::new()
             }
             Err(_) => Vec::new(),

@@ -171,7 +171,7 @@ impl Runner {
         }
         let known = self.board.deliveries();
         if let Err(why) = spool::sweep(&self.spool_folder, &known) {
-            warn!("left-over output cannot be removed: {why}");
+            warn!("left-over output cannot be removed: {why}; the next start tries again");
         }
     }
 
@@ -325,7 +325,8 @@ impl Runner {
         loop {
             let Err(why) = self.journal.write(op.clone()).await else { return true };
             let wait = backoff.next(Some(RETRY_FIRST));
-            error!("delivery {delivery} waits for the journal: {why}; trying again in {:.0} s", wait.as_secs_f32());
+            let wait_s = wait.as_secs_f32();
+            error!(%delivery, "the delivery waits for the journal: {why}; make room on its disk; trying again in {wait_s:.0} s");
             if self.tasks.stop_token().run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return self.journal.write(op).await.is_ok();
             }
@@ -367,7 +368,7 @@ impl Runner {
         }
         // It stays on the board then, is told again in the next `hello`, and forgotten then.
         if let Err(why) = self.journal.write(Op::Forget(delivery)).await {
-            warn!("delivery {delivery} cannot be forgotten now: {why}");
+            warn!(%delivery, "the delivery cannot be forgotten now: {why}; the next connection tries again");
             return;
         }
         crash::point("agent.forgotten");
@@ -375,7 +376,7 @@ impl Runner {
         let folder = Arc::clone(&self.spool_folder);
         let removed = tokio::task::spawn_blocking(move || spool::remove(&folder, delivery)).await;
         if let Ok(Err(why)) = removed {
-            warn!("the output of delivery {delivery} cannot be removed: {why}");
+            warn!(%delivery, "the delivery's output cannot be removed: {why}; the next start tries again");
         }
     }
 }

@@ -80,7 +80,7 @@ pub async fn ready(app: &App, socket: &mut Socket, session: &Session) -> Result<
         app.admission.in_turn(app.store.write(ready)).await.map_err(|error| match error {
             StoreError::Fenced => CloseReason::Superseded,
             error => {
-                tracing::warn!(agent = %session.name, %error, "a session could not go on");
+                tracing::warn!(agent = %session.name, %error, "a session could not go on; the agent comes again");
                 CloseReason::ServerStorage
             }
         })
@@ -135,7 +135,7 @@ async fn authenticate(
         StoreError::NotFound { .. } => CloseReason::Revoked,
         StoreError::Fenced => CloseReason::Superseded,
         error => {
-            tracing::warn!(%error, "a session could not be begun");
+            tracing::warn!(agent = %key.name, %error, "a session could not be begun; the agent comes again");
             CloseReason::ServerStorage
         }
     })?;

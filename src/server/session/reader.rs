@@ -201,8 +201,8 @@ impl Reader {
                 self.fault(ErrorFrame { code: "unexpected".to_owned(), message }).await
             }
             AgentFrame::Error(error) => {
-                tracing::warn!(agent = %self.session.name, code = %plain(&error.code, 200), message = %plain(&error.message, 200),
-                    "the agent reports an error");
+                tracing::warn!(agent = %self.session.name, code = %plain(&error.code, 200),
+                    "the agent reports an error: {}", plain(&error.message, 200));
                 Ok(())
             }
         }
@@ -225,7 +225,7 @@ impl Reader {
             StoreError::Fenced => CloseReason::Superseded,
             error => {
                 // The agent keeps what it reported, and reports it again on its next connection.
-                tracing::warn!(agent = %self.session.name, %error, "a report could not be stored");
+                tracing::warn!(agent = %self.session.name, %error, "a report could not be stored; the agent sends it again");
                 CloseReason::ServerStorage
             }
         })?;
@@ -265,7 +265,8 @@ impl Reader {
 
     /// The peer broke the protocol: it is told, and after [`FAULTS_MAX`] times closed.
     async fn fault(&mut self, error: ErrorFrame) -> Result<(), CloseReason> {
-        tracing::warn!(agent = %self.session.name, code = %error.code, message = %plain(&error.message, 200), "bad frame");
+        tracing::warn!(agent = %self.session.name, code = %error.code,
+            "the agent sent a bad frame: {}; update the older of the two", plain(&error.message, 200));
         self.faults += 1;
         if self.faults > FAULTS_MAX {
             return Err(CloseReason::ProtocolError);

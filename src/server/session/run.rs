@@ -57,7 +57,7 @@ pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
     let proven_ms = standing.proven_ms.load(Ordering::Relaxed);
     let end = EndSession { agent_seq: agent, epoch, proven_ms, reason };
     if let Err(error) = Box::pin(app.store.write(end)).await {
-        tracing::warn!(%error, "the end of a session could not be stored");
+        tracing::warn!(agent = %name, epoch, %error, "the end of a session could not be stored; the next start does it");
     }
     drop(connection);
 }

@@ -324,7 +324,7 @@ impl Writer {
             StoreError::NotFound { .. } => CloseReason::Revoked,
             StoreError::Fenced => CloseReason::Superseded,
             error => {
-                tracing::warn!(agent = %self.session.name, %error, "the outbox cannot be read");
+                tracing::warn!(agent = %self.session.name, %error, "the outbox cannot be read; the agent comes again");
                 CloseReason::ServerStorage
             }
         })?;
@@ -369,7 +369,7 @@ impl Writer {
     /// The delivery would wait for ever.
     async fn withdraw(&mut self, delivery: DeliveryId) -> Result<(), CloseReason> {
         tracing::error!(agent = %self.session.name, %delivery, "the secrets of a command cannot be opened: seal.key is \
-            not the one that sealed them; the delivery is cancelled");
+            not the one that sealed them; the delivery is cancelled: submit it again");
         let withdraw = Withdraw { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, delivery };
         self.app.store.write(withdraw).await.map_err(|error| match error {
             StoreError::Fenced => CloseReason::Superseded,

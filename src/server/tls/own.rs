@@ -78,7 +78,9 @@ impl OwnCertificate {
                     tracing::info!("the certificate in {} is shown from now on", self.chain.display());
                 }
                 // Said once a change: between the writing of one file and the other it is nothing bad.
-                Err(error) => tracing::warn!(%error, "the certificate that was there before is shown on"),
+                Err(error) => {
+                    tracing::warn!(%error, "the certificate that was there before is shown on; put the files right")
+                }
             }
         }
     }

@@ -20,7 +20,15 @@ pub fn binary() -> &'static str {
 /// A command of the binary without the environment's settings.
 pub fn postrider() -> Command {
     let mut command = Command::new(binary());
-    for name in ["POSTRIDER_SERVER", "POSTRIDER_TOKEN", "POSTRIDER_DATA", "POSTRIDER_JOIN", "POSTRIDER_LOG", CRASH_AT] {
+    for name in [
+        "POSTRIDER_SERVER",
+        "POSTRIDER_TOKEN",
+        "POSTRIDER_DATA",
+        "POSTRIDER_JOIN",
+        "POSTRIDER_LOG",
+        "POSTRIDER_LOG_FORMAT",
+        CRASH_AT,
+    ] {
         command.env_remove(name);
     }
     command.env("XDG_CONFIG_HOME", "/nonexistent").env("HOME", "/nonexistent").stdin(Stdio::null());
