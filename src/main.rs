@@ -144,6 +144,7 @@ fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
         backup_every: args.backup_every,
         backup_keep: args.backup_keep,
         backup_recipient: args.backup_recipient,
+        release_key: args.release_key,
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     })

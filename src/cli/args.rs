@@ -6,6 +6,7 @@ use super::{
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
+use crate::release::ReleaseKey;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -178,6 +179,9 @@ pub struct ServeArgs {
     /// Encrypt them for this age recipient; may be repeated
     #[arg(long, value_name = "RECIPIENT", requires = "backup_to")]
     pub backup_recipient: Vec<String>,
+    /// The public key (minisign) of whoever signs releases: an upgrade takes only what it signed [default: none is taken]
+    #[arg(long, value_name = "KEY")]
+    pub release_key: Option<ReleaseKey>,
     /// Make a fresh owner's token at this start and write it to DIR/owner.token, because the earlier ones are lost
     #[arg(long)]
     pub new_owner_token: bool,

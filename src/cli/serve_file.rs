@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// Each key, and what is right for it.
-const WANTED: [(&str, &str); 16] = [
+const WANTED: [(&str, &str); 17] = [
     ("data", "give a folder, such as \"/var/lib/postrider\""),
     ("listen", "give an address and a port, such as \"0.0.0.0:7717\""),
     ("public_url", "give an address, such as \"https://msp.example:7717\""),
@@ -34,6 +34,7 @@ const WANTED: [(&str, &str); 16] = [
     ("backup_every", "give a time, such as \"24h\""),
     ("backup_keep", "give a number of backups, such as 7"),
     ("backup_recipient", "give a list of recipients, such as [\"age1…\"]"),
+    ("release_key", "give the second line of the .pub file that `minisign -G` made"),
 ];
 
 /// What the file says.
@@ -56,6 +57,7 @@ struct ServeFile {
     backup_every: Option<Spanned<String>>,
     backup_keep: Option<Spanned<u32>>,
     backup_recipient: Option<Spanned<Vec<String>>>,
+    release_key: Option<Spanned<String>>,
 }
 
 /// A flag whose value may be left out: `true` is the flag alone.
@@ -205,6 +207,7 @@ fn read(text: &str, path: &Path) -> Result<Vec<Said>, CliError> {
     words.add("backup_every", file.backup_every, |time| vec![time.into()]);
     words.add("backup_keep", file.backup_keep, |number| vec![number.to_string().into()]);
     words.add("backup_recipient", file.backup_recipient, all);
+    words.add("release_key", file.release_key, |key| vec![key.into()]);
     Ok(words.said)
 }
 

@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::http_client::{HttpClientError, ServerUrl};
 use crate::protocol::access::Role;
 use crate::protocol::scope::Scope;
+use crate::release::ReleaseKey;
 use crate::secret::Secret;
 use crate::store::audit::Actor;
 use crate::store::brake::Brake;
@@ -90,6 +91,8 @@ pub struct ServeConfig {
     pub backup_keep: u32,
     /// For whom they are encrypted, `age1…`; nobody: they are not.
     pub backup_recipient: Vec<String>,
+    /// By whose signature an executable is a release; none: nothing is one.
+    pub release_key: Option<ReleaseKey>,
     /// Above which numbers of agents a submission is not just taken.
     pub brake: Brake,
 }
@@ -114,6 +117,7 @@ impl ServeConfig {
             backup_every: BACKUP_EVERY,
             backup_keep: BACKUP_KEEP,
             backup_recipient: Vec::new(),
+            release_key: None,
             brake: Brake::default(),
         }
     }
