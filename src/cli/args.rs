@@ -2,7 +2,7 @@
 
 use super::{
     agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, duration, join, login, man,
-    output, restore, run, show, tokens,
+    output, restore, run, show, tokens, upgrade,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
@@ -82,6 +82,8 @@ pub enum Verb {
     Backup(backup::BackupArgs),
     /// Put a backup in the place of a server on this host
     Restore(restore::RestoreArgs),
+    /// Put a new release in the place of the server that runs on this host, or the old one back
+    Upgrade(upgrade::UpgradeArgs),
     /// Measure what a server on this host can do
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell

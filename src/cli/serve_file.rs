@@ -139,6 +139,22 @@ pub fn with_file(args: ServeArgs) -> Result<(ServeArgs, Origin), CliError> {
     merged(&line, &path)
 }
 
+/// The same for a server on this host that another verb is about.
+///
+/// # Errors
+/// [`CliError::Usage`].
+pub fn of_server(config: Option<&Path>, data: Option<&Path>) -> Result<(ServeArgs, Origin), CliError> {
+    let flags = [("--config", config), ("--data", data)];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some([OsString::from(flag), value?.into()])).flatten();
+    let line: Vec<OsString> = ["postrider", "serve"].into_iter().map(OsString::from).chain(flags).collect();
+    match (config, Cli::try_parse_from(&line)) {
+        (Some(path), _) => merged(&line, path),
+        (None, Ok(Cli { verb: Verb::Serve(args) })) => Ok((args, Origin::default())),
+        (None, Ok(_)) => Err(CliError::Usage("no server".to_owned())),
+        (None, Err(error)) => Err(CliError::Usage(first_words(&error))),
+    }
+}
+
 fn merged(line: &[OsString], path: &Path) -> Result<(ServeArgs, Origin), CliError> {
     let text = match read_small(path) {
         Ok(Some(text)) => text,

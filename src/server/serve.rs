@@ -23,6 +23,7 @@ use super::tls::start::{Tls, TlsStartError, host_name};
 use super::web_sessions::WebSessions;
 use super::{files, limits, listener, outside, reaper};
 use crate::clock::Clock;
+use crate::crash;
 use crate::http_client::{HttpClientError, ServerUrl};
 use crate::protocol::access::Role;
 use crate::protocol::scope::Scope;
@@ -231,6 +232,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         _ => None,
     };
     let (store, thread) = Store::open(folder.path(), clock, config.disk, counter)?;
+    assert!(!crash::is_broken("start") && !crash::is_broken("new-major-dies"), "broken by a test");
     make_owner_token(&store, &folder).await?;
     if config.new_owner_token {
         make_another_owner_token(&store, &folder).await?;
