@@ -1,7 +1,9 @@
-//! Points at which a test ends this process as `kill -9` would: nothing is flushed, nothing is dropped.
+//! Points at which a test ends this process as `kill -9` would, where nothing is flushed and nothing is dropped; and ways in which
+//! a test breaks a build.
 //!
-//! `POSTRIDER_CRASH_AT=agent.accepted` names the point, `agent.accepted:5` its fifth pass. Debug builds only: in a
-//! release build a point is nothing, so no environment variable can end a server that is in use.
+//! `POSTRIDER_CRASH_AT=agent.accepted` names the point, `agent.accepted:5` its fifth pass. A build is broken by the last line of
+//! its own file, `postrider-break=NAME`. Debug builds only: in a release build a point is nothing and nothing is broken, so that
+//! no environment variable can end a server that is in use.
 
 /// The process ends here if the environment says so.
 #[cfg(all(debug_assertions, unix))]
@@ -21,10 +23,42 @@ pub fn point(name: &str) {
     }
 }
 
+/// Whether a test broke this build in that way.
+#[cfg(all(debug_assertions, unix))]
+pub fn is_broken(name: &str) -> bool {
+    use std::sync::OnceLock;
+
+    static BROKEN: OnceLock<Option<String>> = OnceLock::new();
+    BROKEN
+        .get_or_init(|| last_line().and_then(|line| Some(line.strip_prefix("postrider-break=")?.to_owned())))
+        .as_deref()
+        == Some(name)
+}
+
 /// Nothing.
 #[cfg(not(all(debug_assertions, unix)))]
 #[inline(always)]
 pub fn point(_name: &str) {}
+
+/// It is not.
+#[cfg(not(all(debug_assertions, unix)))]
+#[inline(always)]
+pub fn is_broken(_name: &str) -> bool {
+    false
+}
+
+/// The last line of our own file, if it has one.
+#[cfg(all(debug_assertions, unix))]
+fn last_line() -> Option<String> {
+    use std::io::{Read, Seek, SeekFrom};
+
+    let mut file = std::fs::File::open(std::env::current_exe().ok()?).ok()?;
+    file.seek(SeekFrom::End(-80)).ok()?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end).ok()?;
+    let end = String::from_utf8_lossy(&end).into_owned();
+    end.strip_suffix('\n')?.rsplit('\n').next().map(str::to_owned)
+}
 
 #[cfg(all(debug_assertions, unix))]
 fn parse(text: &str) -> (String, u32) {
@@ -40,5 +74,6 @@ mod tests {
     fn a_point_has_a_name_and_may_have_a_pass() {
         assert_eq!(parse("agent.accepted"), ("agent.accepted".to_owned(), 1));
         assert_eq!(parse("agent.accepted:5"), ("agent.accepted".to_owned(), 5));
+        assert!(!is_broken("start"));
     }
 }

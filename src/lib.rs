@@ -34,5 +34,7 @@ pub mod agent;
 pub mod cli;
 pub mod server;
 
-// Floor 4: measures the others from outside, as strangers with many hands. Nobody imports it.
+// Floor 4: what uses several roles. Nobody imports it. `bench` measures them from outside, as a stranger with many hands;
+// `upgrade` exchanges the server's program.
 pub mod bench;
+pub mod upgrade;

@@ -9,7 +9,8 @@ use postrider::cli::dispatch::{dispatch, tell};
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
 use postrider::cli::restore::RestoreArgs;
-use postrider::cli::serve_file::{Origin, with_file};
+use postrider::cli::serve_file::{Origin, of_server, with_file};
+use postrider::cli::upgrade::UpgradeArgs;
 use postrider::clock::Clock;
 use postrider::log::{self, LogFormat};
 use postrider::secret::Secret;
@@ -22,10 +23,18 @@ use postrider::server::proxy::Proxy;
 use postrider::server::serve::ServeConfig;
 use postrider::server::tls::own::OwnCertificate;
 use postrider::store::brake::Brake;
+use postrider::upgrade::error::UpgradeError;
+use postrider::upgrade::journal::history;
+use postrider::upgrade::probe::Access;
+use postrider::upgrade::recover::Host;
+use postrider::upgrade::releases::Releases;
+use postrider::upgrade::run::{Order, recover_if_cut_off, rollback, rollback_after_crash};
+use postrider::upgrade::service::Service;
+use postrider::upgrade::show::show;
 use postrider::{bench, cli, server};
 use std::future::Future;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -35,6 +44,13 @@ use tokio_util::sync::CancellationToken;
 const SUPERVISE: &str = "supervise";
 /// A role failed.
 const EXIT_ROLE_FAILED: u8 = 1;
+/// Where the package puts the server's configuration.
+const CONFIG: &str = "/etc/postrider/postrider.toml";
+/// By what the unit and the command line find the release that runs: systemd and shells look here before they look into
+/// /usr/bin, where the package's executable is.
+const LINK: &str = "/usr/local/bin/postrider";
+/// Where backups before upgrades go.
+const BACKUPS: &str = "/var/backups/postrider";
 /// How long threads that are still busy may keep a role from ending.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -60,6 +76,7 @@ fn main() -> ExitCode {
         }
         Verb::Backup(args) => host(backup(args)),
         Verb::Restore(args) => host(restore(args)),
+        Verb::Upgrade(args) => client(Builder::new_current_thread(), upgrade(args)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
         verb => client(Builder::new_current_thread(), dispatch(verb)),
     }
@@ -96,6 +113,69 @@ fn restore(args: RestoreArgs) -> Result<(), CliError> {
     let order = RestoreOrder { data: server_data(args.data), file: args.file, identity: args.identity };
     let restored = server::backup::restore::restore(&order, &Clock::system());
     cli::restore::show(&restored.map_err(|error| CliError::Host(error.to_string()))?, args.json)
+}
+
+/// Exchanges the server's program. No signal breaks it off half-way.
+async fn upgrade(args: UpgradeArgs) -> Result<u8, CliError> {
+    let failed = |error: UpgradeError| CliError::Host(error.to_string());
+    let packaged = Path::new(CONFIG);
+    let config = args.config.clone().or_else(|| packaged.is_file().then(|| packaged.to_owned()));
+    let releases = Releases::open(&args.releases).map_err(failed)?;
+    if args.history {
+        return show(&history(&releases).map_err(failed)?, args.json).map(|()| 0);
+    }
+    let (serve, origin) = of_server(config.as_deref(), args.data.as_deref())?;
+    let serve =
+        configured(serve).map_err(|error| CliError::Host(format!("{error}{}", origin.of(&error.to_string()))))?;
+    let host = Host { releases, access: Access { data: serve.data, token_file: args.token_file }, config };
+    if args.recover {
+        let done = recover_if_cut_off(&host, None, args.deadline).await.map_err(failed)?;
+        done.iter().for_each(|done| cli::out::note(&format!("postrider: {done}")));
+        return Ok(0);
+    }
+    let link = args.service.is_none().then(|| PathBuf::from(LINK));
+    let recipients = Recipients::parse(&serve.backup_recipient).map_err(|error| CliError::Host(error.to_string()))?;
+    let order = Order {
+        host,
+        service: args.service.map_or(Service::Unit(args.unit), Service::Program),
+        link,
+        key: serve.release_key,
+        backup_to: args.backup_to.or(serve.backup_to).unwrap_or_else(|| PathBuf::from(BACKUPS)),
+        recipients,
+        longest: args.deadline,
+        by: ["SUDO_USER", "USER"].into_iter().find_map(|name| std::env::var(name).ok()).unwrap_or("root".to_owned()),
+    };
+    let interrupts = Interrupts::new().and_then(Interrupts::and_hangup);
+    let mut interrupts = interrupts.map_err(|error| CliError::Host(format!("cannot listen for signals: {error}")))?;
+    let done = async {
+        match args.file {
+            Some(file) => postrider::upgrade::run::upgrade(&order, &file).await.map(Some),
+            None if args.after_crash => rollback_after_crash(&order).await,
+            None => rollback(&order).await.map(Some),
+        }
+    };
+    let deaf = async {
+        loop {
+            interrupts.next().await;
+            cli::out::note("postrider: an upgrade is not broken off; it comes to its end by itself");
+        }
+    };
+    let done = tokio::select! {
+        done = done => done,
+        never = deaf => never,
+    };
+    match done {
+        Ok(Some(past)) => show(&[past], args.json).map(|()| 0),
+        Ok(None) => {
+            cli::out::note("postrider: what runs is no fresh release: nothing to go back to by itself");
+            Ok(0)
+        }
+        Err(error @ UpgradeError::RolledBack { .. }) => {
+            cli::out::note(&format!("postrider: {error}"));
+            Ok(EXIT_ROLE_FAILED)
+        }
+        Err(error) => Err(failed(error)),
+    }
 }
 
 fn server_data(named: Option<PathBuf>) -> PathBuf {
@@ -151,6 +231,7 @@ fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
         backup_every: args.backup_every,
         backup_keep: args.backup_keep,
         backup_recipient: args.backup_recipient,
+        release_key: args.release_key,
         new_owner_token: args.new_owner_token,
         ..ServeConfig::new(data)
     })

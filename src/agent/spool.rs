@@ -3,7 +3,8 @@
 //! Each stream is one file of at most `bytes_max` bytes. Its first half keeps the stream's beginning as it is (the
 //! head); the second half is a ring that keeps the stream's end (the tail). What is written between them and
 //! overtaken is dropped from the middle. The head never changes once written, so it is read and sent while the process
-//! runs; the tail is settled only at the end, and is read then. Positions are those of the whole stream.
+//! runs; the tail is settled only at the end, and is read then. Positions are those of the whole stream. A stream that says
+//! nothing has no file.
 //!
 //! Nothing here is synced to the disk: output lost to a power cut is the price of 100 MB/s.
 
@@ -14,6 +15,7 @@ use crate::protocol::output::Stream;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Both streams of one delivery.
@@ -24,8 +26,9 @@ pub struct Spool {
 
 #[derive(Debug)]
 struct StreamFile {
-    // None: it could not be reopened, or there never was one. Then nothing can be read.
-    file: Option<File>,
+    path: PathBuf,
+    // Empty: nothing was written, or it could not be opened. Then nothing can be read.
+    file: OnceLock<File>,
     head_max: u64,
     tail_max: u64,
     bytes: AtomicU64,
@@ -69,28 +72,20 @@ pub fn sweep(folder: &Path, known: &[DeliveryId]) -> io::Result<()> {
 }
 
 impl Spool {
-    /// Empty files for a new run.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn create(folder: &Path, delivery: DeliveryId, bytes_max: u64) -> io::Result<Self> {
-        let open = |stream| {
-            let mut options = private();
-            options.read(true).write(true).create(true).truncate(true).open(path(folder, delivery, stream))
-        };
-        Ok(Self {
-            streams: [
-                StreamFile::new(Some(open(Stream::Stdout)?), bytes_max),
-                StreamFile::new(Some(open(Stream::Stderr)?), bytes_max),
-            ],
-        })
+    /// For a new run.
+    pub fn new(folder: &Path, delivery: DeliveryId, bytes_max: u64) -> Self {
+        let stream = |stream| StreamFile::new(path(folder, delivery, stream), bytes_max);
+        Self { streams: [stream(Stream::Stdout), stream(Stream::Stderr)] }
     }
 
     /// The files of a run whose outcome is known.
     pub fn reopen(folder: &Path, delivery: DeliveryId, bytes_max: u64, outcome: &Outcome) -> Self {
         let open = |stream, summary: StreamSummary| {
-            let file = File::open(path(folder, delivery, stream)).ok();
-            let reopened = StreamFile::new(file, bytes_max);
+            let reopened = StreamFile::new(path(folder, delivery, stream), bytes_max);
+            if let Ok(file) = File::open(&reopened.path) {
+                // It is empty: nobody else has it yet.
+                let _ = reopened.file.set(file);
+            }
             reopened.bytes.store(summary.bytes, Ordering::Release);
             reopened.dropped.store(summary.dropped, Ordering::Release);
             reopened.settled.store(true, Ordering::Release);
@@ -158,10 +153,11 @@ fn halves(bytes_max: u64) -> (u64, u64) {
 }
 
 impl StreamFile {
-    fn new(file: Option<File>, bytes_max: u64) -> Self {
+    fn new(path: PathBuf, bytes_max: u64) -> Self {
         let (head_max, tail_max) = halves(bytes_max);
         Self {
-            file,
+            path,
+            file: OnceLock::new(),
             head_max,
             tail_max,
             bytes: AtomicU64::new(0),
@@ -186,10 +182,7 @@ impl StreamFile {
         let lost = self.dropped.load(Ordering::Acquire);
         // A failed write leaves a hole that a ring cannot describe: from then on everything is dropped.
         let failed = lost > from.saturating_sub(kept);
-        let written = match &self.file {
-            Some(file) if !failed => self.write(file, from, bytes),
-            _ => Err(io::Error::other("an earlier write failed")),
-        };
+        let written = if failed { Err(io::Error::other("an earlier write failed")) } else { self.write(from, bytes) };
         let dropped = match written {
             Ok(()) => end.saturating_sub(kept),
             Err(_) if failed => lost + bytes.len() as u64,
@@ -201,7 +194,20 @@ impl StreamFile {
         if failed { Ok(()) } else { written }
     }
 
-    fn write(&self, file: &File, from: u64, bytes: &[u8]) -> io::Result<()> {
+    /// The file, made with the first bytes: most streams have none.
+    fn opened(&self) -> io::Result<&File> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = private().read(true).write(true).create(true).truncate(true).open(&self.path)?;
+        Ok(self.file.get_or_init(|| file))
+    }
+
+    fn write(&self, from: u64, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() || self.tail_max == 0 {
+            return Ok(());
+        }
+        let file = self.opened()?;
         let mut at = from;
         let mut rest = bytes;
         // Only the end of a piece longer than the ring can stay in it.
@@ -210,7 +216,7 @@ impl StreamFile {
             at += skip;
             rest = &rest[usize::try_from(skip).unwrap_or(rest.len())..];
         }
-        while !rest.is_empty() && self.tail_max > 0 {
+        while !rest.is_empty() {
             let (place, room) = self.place(at);
             let piece = usize::try_from(room).unwrap_or(usize::MAX).min(rest.len());
             write_at(file, &rest[..piece], place)?;
@@ -238,7 +244,7 @@ impl StreamFile {
     }
 
     fn read(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let Some(file) = self.file.get() else { return Ok(Vec::new()) };
         let (place, room) = self.place(offset);
         let mut bytes = vec![0; usize::try_from(room).unwrap_or(usize::MAX).min(len)];
         let mut filled = 0;
@@ -305,7 +311,7 @@ mod tests {
         ) {
             let folder = tempfile::tempdir().unwrap();
             let delivery = DeliveryId::new();
-            let spool = Spool::create(folder.path(), delivery, bytes_max).unwrap();
+            let spool = Spool::new(folder.path(), delivery, bytes_max);
             let mut whole = Vec::new();
             for length in writes {
                 let bytes: Vec<u8> = (0..length).map(|i| u8::try_from((whole.len() + i) % 251).unwrap()).collect();
@@ -329,7 +335,8 @@ mod tests {
                     prop_assert_eq!(&whole[offset..offset + bytes.len()], &bytes[..]);
                 }
             }
-            let file = std::fs::metadata(path(folder.path(), delivery, Stream::Stdout)).unwrap().len();
+            let file = std::fs::metadata(path(folder.path(), delivery, Stream::Stdout)).map_or(0, |file| file.len());
+            prop_assert!(!path(folder.path(), delivery, Stream::Stderr).exists());
             prop_assert!(file <= bytes_max);
             let saved = Spool::salvage(folder.path(), delivery, bytes_max)[0];
             prop_assert!(saved.bytes <= summary.bytes);
@@ -345,16 +352,33 @@ mod tests {
     #[test]
     fn files_are_removed_and_may_be_missing() {
         let folder = tempfile::tempdir().unwrap();
+        let count = || std::fs::read_dir(folder.path()).unwrap().count();
         let delivery = DeliveryId::new();
-        Spool::create(folder.path(), delivery, 10).unwrap();
+        let write = || {
+            let spool = Spool::new(folder.path(), delivery, 10);
+            Stream::ALL.iter().for_each(|stream| spool.append(*stream, b"x").unwrap());
+        };
+        write();
         sweep(folder.path(), &[delivery]).unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(count(), 2);
         sweep(folder.path(), &[]).unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        Spool::create(folder.path(), delivery, 10).unwrap();
+        assert_eq!(count(), 0);
+        write();
         remove(folder.path(), delivery).unwrap();
         remove(folder.path(), delivery).unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(count(), 0);
         assert_eq!(Spool::salvage(folder.path(), delivery, 10), [StreamSummary::default(); 2]);
+    }
+
+    #[test]
+    fn output_that_cannot_be_kept_is_told_once_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::new(&folder.path().join("missing"), DeliveryId::new(), 10);
+        spool.append(Stream::Stdout, b"").unwrap();
+        assert_eq!(spool.append(Stream::Stdout, b"abc").unwrap_err().kind(), io::ErrorKind::NotFound);
+        spool.append(Stream::Stdout, b"de").unwrap();
+        spool.settle();
+        assert_eq!(spool.summary(Stream::Stdout), StreamSummary { bytes: 5, dropped: 5 });
+        assert_eq!(spool.available(Stream::Stdout, 0), None);
     }
 }

@@ -1,4 +1,5 @@
-//! The supervising child: one small process for each command, which starts it, ends it and tells how it ended.
+//! The supervising child: a small process which starts a command, ends it and tells how it ended. It has one command at a
+//! time, and takes another one only if nothing at all is left of the last.
 //!
 //! It exists so that every descendant of a command belongs to that command (see `runner::tree`), and so that a command
 //! never outlives its agent unseen: the end of the control socket is the end of the whole tree. The timeout is kept
@@ -6,13 +7,13 @@
 //!
 //! One thread does it all: it reaps, then waits for whatever comes first (`runner::inbox`), and acts.
 
-use super::runner::control::{Cause, KILL_MAX, Report};
+use super::runner::control::{Cause, KILL_MAX, Launch, Report};
 use super::runner::inbox::Inbox;
 use super::runner::{program, tree};
 use nix::unistd::Pid;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
@@ -35,12 +36,25 @@ fn supervise() -> io::Result<()> {
     // A copy that the command does not inherit; its own standard input takes the place of the original.
     let mut inbox = Inbox::new(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))?;
     tree::become_root()?;
-    // What need not wait for the launch does not: the command waits for what comes after.
     let nothing = OpenOptions::new().write(true).open("/dev/null")?;
-    let mut launch = inbox.launch()?;
+    while let Some((launch, output)) = inbox.launch()? {
+        if !run(launch, output, &nothing, &mut inbox)? {
+            break;
+        }
+        // One that came meanwhile ends this process now. The agent finds that before it gives it anything.
+        tree::heed_signals()?;
+    }
+    Ok(())
+}
+
+/// Runs one command to its end. True: nothing is left of it.
+fn run(mut launch: Launch, output: [OwnedFd; 2], nothing: impl AsFd, inbox: &mut Inbox) -> io::Result<bool> {
+    nix::unistd::dup2_stdout(&output[0])?;
+    nix::unistd::dup2_stderr(&output[1])?;
+    drop(output);
     let mut child = match program::start(&launch.spec, &launch.secrets, tree::prepare) {
         Ok(child) => child,
-        Err(reason) => return inbox.report(&Report::NotStarted { reason }),
+        Err(reason) => return inbox.report(&Report::NotStarted { reason }).map(|()| false),
     };
     let started = Instant::now();
     let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
@@ -48,15 +62,15 @@ fn supervise() -> io::Result<()> {
     let run = Run { leader: Pid::from_raw(pid), started, timeout, grace: Duration::from_millis(launch.grace_ms) };
     // If the agent died at this very moment, its silence will tell.
     let _ = inbox.report(&Report::Started { pid });
-    let ending = match settle(&mut child, launch.spec.stdin.take(), &nothing, &mut inbox) {
+    let ending = match settle(&mut child, launch.spec.stdin.take(), nothing, inbox) {
         Ok(()) => None,
         // Leave nothing behind.
         Err(_) => run.end(Cause::Stop, Duration::ZERO),
     };
-    let ended = run.follow(ending, &mut inbox);
+    let ended = run.follow(ending, inbox);
     // The agent may be gone; there is nobody else to tell.
-    let _ = inbox.report(&ended);
-    Ok(())
+    let told = inbox.report(&ended).is_ok();
+    Ok(told && matches!(ended, Report::Ended { again: true, .. }))
 }
 
 /// What is left to do for a command that has been born.
@@ -162,6 +176,7 @@ impl Run {
     }
 
     fn ended(&self, ending: Option<&Ending>, leader: Option<LeaderEnd>, unkilled: u32) -> Report {
+        let again = ending.is_none() && leader.is_some() && is_childless();
         let leader = leader.unwrap_or(LeaderEnd { after: self.started.elapsed(), ..LeaderEnd::default() });
         Report::Ended {
             cause: ending.map(|ending| ending.cause),
@@ -169,6 +184,18 @@ impl Run {
             signal: leader.signal,
             duration_ms: u64::try_from(leader.after.as_millis()).unwrap_or(u64::MAX),
             unkilled,
+            again,
+        }
+    }
+}
+
+/// Whether no process is left, but such as are not ours to reap.
+fn is_childless() -> bool {
+    loop {
+        match tree::look() {
+            tree::Look::Reaped(_) => {}
+            tree::Look::Alive => return false,
+            tree::Look::Gone => return true,
         }
     }
 }

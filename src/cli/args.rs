@@ -2,11 +2,12 @@
 
 use super::{
     agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, duration, join, login, man,
-    output, restore, run, show, tokens,
+    output, restore, run, show, tokens, upgrade,
 };
 use crate::log::LogFormat;
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
+use crate::release::ReleaseKey;
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -82,6 +83,8 @@ pub enum Verb {
     Backup(backup::BackupArgs),
     /// Put a backup in the place of a server on this host
     Restore(restore::RestoreArgs),
+    /// Put a new release in the place of the server that runs on this host, or the old one back
+    Upgrade(upgrade::UpgradeArgs),
     /// Measure what a server on this host can do
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell
@@ -179,6 +182,9 @@ pub struct ServeArgs {
     /// Encrypt them for this age recipient; may be repeated
     #[arg(long, value_name = "RECIPIENT", requires = "backup_to")]
     pub backup_recipient: Vec<String>,
+    /// The public key (minisign) of whoever signs releases: an upgrade takes only what it signed [default: none is taken]
+    #[arg(long, value_name = "KEY")]
+    pub release_key: Option<ReleaseKey>,
     /// What the log is written as: text for people, or one JSON object a line
     #[arg(long, value_name = "FORMAT", env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
     pub log: LogFormat,

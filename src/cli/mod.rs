@@ -28,6 +28,7 @@ pub mod outcome;
 pub mod printer;
 pub mod secret_env;
 pub mod submit;
+pub mod upgrade;
 pub mod waiting;
 pub mod words;
 

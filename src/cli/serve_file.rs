@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 
 /// Each key, and what is right for it.
-const WANTED: [(&str, &str); 17] = [
+const WANTED: [(&str, &str); 18] = [
     ("data", "give a folder, such as \"/var/lib/postrider\""),
     ("listen", "give an address and a port, such as \"0.0.0.0:7717\""),
     ("public_url", "give an address, such as \"https://msp.example:7717\""),
@@ -35,6 +35,7 @@ const WANTED: [(&str, &str); 17] = [
     ("backup_every", "give a time, such as \"24h\""),
     ("backup_keep", "give a number of backups, such as 7"),
     ("backup_recipient", "give a list of recipients, such as [\"age1…\"]"),
+    ("release_key", "give the second line of the .pub file that `minisign -G` made"),
     ("log", "give \"text\" or \"json\""),
 ];
 
@@ -58,6 +59,7 @@ struct ServeFile {
     backup_every: Option<Spanned<String>>,
     backup_keep: Option<Spanned<u32>>,
     backup_recipient: Option<Spanned<Vec<String>>>,
+    release_key: Option<Spanned<String>>,
     log: Option<Spanned<LogFormat>>,
 }
 
@@ -140,6 +142,22 @@ pub fn with_file(args: ServeArgs) -> Result<(ServeArgs, Origin), CliError> {
     merged(&line, &path)
 }
 
+/// The same for a server on this host that another verb is about.
+///
+/// # Errors
+/// [`CliError::Usage`].
+pub fn of_server(config: Option<&Path>, data: Option<&Path>) -> Result<(ServeArgs, Origin), CliError> {
+    let flags = [("--config", config), ("--data", data)];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some([OsString::from(flag), value?.into()])).flatten();
+    let line: Vec<OsString> = ["postrider", "serve"].into_iter().map(OsString::from).chain(flags).collect();
+    match (config, Cli::try_parse_from(&line)) {
+        (Some(path), _) => merged(&line, path),
+        (None, Ok(Cli { verb: Verb::Serve(args) })) => Ok((args, Origin::default())),
+        (None, Ok(_)) => Err(CliError::Usage("no server".to_owned())),
+        (None, Err(error)) => Err(CliError::Usage(first_words(&error))),
+    }
+}
+
 fn merged(line: &[OsString], path: &Path) -> Result<(ServeArgs, Origin), CliError> {
     let text = match read_small(path) {
         Ok(Some(text)) => text,
@@ -208,6 +226,7 @@ fn read(text: &str, path: &Path) -> Result<Vec<Said>, CliError> {
     words.add("backup_every", file.backup_every, |time| vec![time.into()]);
     words.add("backup_keep", file.backup_keep, |number| vec![number.to_string().into()]);
     words.add("backup_recipient", file.backup_recipient, all);
+    words.add("release_key", file.release_key, |key| vec![key.into()]);
     words.add("log", file.log, |format| vec![format.as_str().into()]);
     Ok(words.said)
 }

@@ -7,8 +7,9 @@ use super::backup::restore::check_start;
 use super::folder::{OWNER_TOKEN_FILE, SEAL_KEY_FILE, read_seal_key};
 use super::serve::ServeConfig;
 use super::tls::authorities::read_all;
-use crate::store::check::{Look, look};
+use crate::store::check::{Look, MIGRATION, look};
 use crate::store::handle::DATABASE_FILE;
+use crate::store::migrate::known_version;
 use std::fmt;
 use std::fs::Metadata;
 use std::path::Path;
@@ -167,15 +168,22 @@ fn database(data: &Path) -> Finding {
     let finding = |verdict, text: String| Finding::new(verdict, "database", format!("{}: {text}", path.display()));
     match look(&path) {
         Ok(Look::New) => finding(Verdict::Note, "not there yet; the first start makes it".to_owned()),
-        Ok(Look::Current { version }) => {
-            finding(Verdict::Good, format!("schema version {version}, as this build has it"))
-        }
+        Ok(Look::Current { version }) => finding(Verdict::Good, as_known(version)),
         Ok(Look::Older { found, known }) => finding(
             Verdict::Good,
-            format!("schema version {found}; the migration to {known} went well on a copy. Make a backup first"),
+            format!("schema version {found}; {MIGRATION} {known} went well on a copy. Make a backup first"),
         ),
         Err(error) => finding(Verdict::Wrong, error.to_string()),
     }
+}
+
+/// What to say of a database that needs no migration.
+fn as_known(version: usize) -> String {
+    let known = known_version();
+    if version == known {
+        return format!("schema version {version}, as this build has it");
+    }
+    format!("schema version {version}: a newer build's, which this one ({known}) can use as it is")
 }
 
 fn certificate(config: &ServeConfig, now_ms: i64) -> Option<Finding> {

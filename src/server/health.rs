@@ -3,6 +3,7 @@
 use super::app::App;
 use super::call::{Call, json};
 use super::error::ApiError;
+use crate::crash;
 use crate::protocol::http::HealthResponse;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -20,6 +21,9 @@ fn health(call: &Call, status: &str) -> HealthResponse {
 pub fn unwell(app: &App) -> Option<String> {
     if app.tasks.stop_token().is_cancelled() {
         return Some("draining".to_owned());
+    }
+    if crash::is_broken("never-ready") {
+        return Some("broken by a test".to_owned());
     }
     app.store.watch.fatal_reason().or_else(|| app.store.watch.refusal())
 }

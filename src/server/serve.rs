@@ -23,9 +23,11 @@ use super::tls::start::{Tls, TlsStartError, host_name};
 use super::web_sessions::WebSessions;
 use super::{files, limits, listener, outside, reaper};
 use crate::clock::Clock;
+use crate::crash;
 use crate::http_client::{HttpClientError, ServerUrl};
 use crate::protocol::access::Role;
 use crate::protocol::scope::Scope;
+use crate::release::ReleaseKey;
 use crate::secret::Secret;
 use crate::store::audit::Actor;
 use crate::store::brake::Brake;
@@ -90,6 +92,8 @@ pub struct ServeConfig {
     pub backup_keep: u32,
     /// For whom they are encrypted, `age1…`; nobody: they are not.
     pub backup_recipient: Vec<String>,
+    /// By whose signature an executable is a release; none: nothing is one.
+    pub release_key: Option<ReleaseKey>,
     /// Above which numbers of agents a submission is not just taken.
     pub brake: Brake,
 }
@@ -114,6 +118,7 @@ impl ServeConfig {
             backup_every: BACKUP_EVERY,
             backup_keep: BACKUP_KEEP,
             backup_recipient: Vec::new(),
+            release_key: None,
             brake: Brake::default(),
         }
     }
@@ -227,6 +232,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         _ => None,
     };
     let (store, thread) = Store::open(folder.path(), clock, config.disk, counter)?;
+    assert!(!crash::is_broken("start") && !crash::is_broken("new-major-dies"), "broken by a test");
     make_owner_token(&store, &folder).await?;
     if config.new_owner_token {
         make_another_owner_token(&store, &folder).await?;

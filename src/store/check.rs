@@ -1,7 +1,7 @@
 //! Looks at a database file as a start would, and changes nothing: it writes to no file and makes none beside it, but for the
 //! marks of readers in the index of a write-ahead log. A migration is tried on a copy in a temporary folder.
 
-use super::migrate::{MigrateError, SCHEMA, STEPS, Standing, bring_up, standing};
+use super::migrate::{MigrateError, SCHEMA, Standing, Step, bring_up, known, standing, steps};
 use super::pool::BUSY_TIMEOUT;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, OpenFlags};
@@ -15,12 +15,15 @@ const URI_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b
 /// A table scan of a small table; it has no parameters.
 const OBJECTS: &str = "SELECT type || ' ' || name FROM sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'";
 
+/// How a start that migrates is told. An upgrade looks for it in what another build says, so it stays as it is.
+pub const MIGRATION: &str = "the migration to";
+
 /// What a start would find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// No file, or an empty one: it would be made.
     New,
-    /// A file of this build's schema.
+    /// A file of this build's schema, or of a newer one of the same major version.
     Current {
         /// Its version.
         version: usize,
@@ -72,14 +75,14 @@ pub fn look(path: &Path) -> Result<Look, CheckError> {
     }
     let (conn, _copy) = open_unchanged(path)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
-    look_at(&conn, SCHEMA, STEPS)
+    look_at(&conn, SCHEMA, steps())
 }
 
-fn look_at(conn: &Connection, schema: &str, steps: &[&str]) -> Result<Look, CheckError> {
-    let known = steps.len() + 1;
+fn look_at(conn: &Connection, schema: &str, steps: &[Step<'_>]) -> Result<Look, CheckError> {
+    let known = known(steps);
     match standing(conn, known)? {
         Standing::Empty => Ok(Look::New),
-        Standing::Version(version) if version == known => {
+        Standing::Version(version) if version >= known => {
             whole(conn, schema, version)?;
             Ok(Look::Current { version })
         }
@@ -171,15 +174,16 @@ mod tests {
         let before = files(&folder);
         assert_eq!(before.len(), 1, "closed: one file");
         let (conn, _) = open_unchanged(&path).unwrap();
-        assert_eq!(look_at(&conn, TWO, &[STEP]).unwrap(), Look::Older { found: 1, known: 2 });
-        let error = look_at(&conn, TWO, &["nonsense"]).unwrap_err();
+        assert_eq!(look_at(&conn, TWO, &[(2, STEP)]).unwrap(), Look::Older { found: 1, known: 2 });
+        let error = look_at(&conn, TWO, &[(2, "nonsense")]).unwrap_err();
         assert!(error.to_string().contains("nonsense"), "{error}");
-        let error = look_at(&conn, TWO, &["SELECT 1"]).unwrap_err();
+        let error = look_at(&conn, TWO, &[(2, "SELECT 1")]).unwrap_err();
         assert!(matches!(&error, CheckError::Lacks { missing, .. } if missing == "table b"), "{error}");
         let dangling = "CREATE TABLE b (y INTEGER REFERENCES a) STRICT; PRAGMA defer_foreign_keys = 1; \
             INSERT INTO b VALUES (9); DELETE FROM a";
-        let error = look_at(&conn, TWO, &[dangling]).unwrap_err();
+        let error = look_at(&conn, TWO, &[(2, dangling)]).unwrap_err();
         assert!(error.to_string().contains("FOREIGN KEY") || matches!(error, CheckError::Dangling(1)), "{error}");
+        assert_eq!(look_at(&conn, ONE, &[]).unwrap(), Look::Current { version: 1 });
         drop(conn);
         assert_eq!(files(&folder), before);
     }
@@ -189,7 +193,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let path = old(&folder);
         let writer = Connection::open(&path).unwrap();
-        writer.pragma_update(None, "user_version", 9).unwrap();
+        writer.pragma_update(None, "user_version", 9000).unwrap();
         // As after a kill, on a folder that was copied without the index.
         let killed = TempDir::new().unwrap();
         let copy = killed.path().join("c.db");
@@ -198,7 +202,7 @@ mod tests {
         for (folder, path) in [(&killed, &copy), (&folder, &path)] {
             let before = files(folder);
             let error = look(path).unwrap_err();
-            assert!(matches!(error, CheckError::Migrate(MigrateError::Newer { found: 9, .. })), "{error}");
+            assert!(matches!(error, CheckError::Migrate(MigrateError::Newer { found: 9000, .. })), "{error}");
             let names = |files: &[(OsString, Vec<u8>)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
             assert_eq!(names(&files(folder)), names(&before));
         }

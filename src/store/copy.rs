@@ -5,7 +5,7 @@
 //! one go and with all the work of building it. The read transaction is ours and spans all steps: without it each commit
 //! of the server would make the copy begin again. Until it ends the WAL grows by what is committed.
 
-use super::migrate::{APPLICATION_ID, known_version};
+use super::migrate::{APPLICATION_ID, is_usable, known_version};
 use super::pool::{BUSY_TIMEOUT, make_private};
 use crate::protocol::ids::ServerId;
 use crate::secret::Secret;
@@ -189,26 +189,38 @@ fn open(path: &Path, pace: &Pace) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-/// What this connection sees, if it is ours and this build knows it.
-fn contents(conn: &Connection) -> Result<Contents, CopyError> {
+/// How many rows each table of a database has, whatever build wrote it.
+///
+/// # Errors
+/// [`CopyError::Sqlite`], [`CopyError::Unsound`].
+pub fn rows(path: &Path, pace: &mut Pace) -> Result<BTreeMap<String, u64>, CopyError> {
+    Ok(count(&open(path, pace)?)?)
+}
+
+fn count(conn: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
     const TABLES: &str =
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name";
-    let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    let schema = usize::try_from(pragma("user_version")?).unwrap_or(0);
-    if pragma("application_id")? != i64::from(APPLICATION_ID) || schema == 0 {
-        return Err(CopyError::Foreign);
-    }
-    if schema > known_version() {
-        return Err(CopyError::Newer { found: schema, known: known_version() });
-    }
-    let server_id = conn.query_row(SERVER_ID, [], |row| row.get(0)).map(ServerId::from_bytes)?;
     let tables: Vec<String> = conn.prepare(TABLES)?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let mut rows = BTreeMap::new();
     for table in tables {
         let count = conn.query_row(&format!("SELECT count(*) FROM \"{table}\""), [], |row| row.get(0))?;
         rows.insert(table, count);
     }
-    Ok(Contents { schema, server_id, rows })
+    Ok(rows)
+}
+
+/// What this connection sees, if it is ours and this build knows it.
+fn contents(conn: &Connection) -> Result<Contents, CopyError> {
+    let pragma = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let schema = usize::try_from(pragma("user_version")?).unwrap_or(0);
+    if pragma("application_id")? != i64::from(APPLICATION_ID) || schema == 0 {
+        return Err(CopyError::Foreign);
+    }
+    if !is_usable(schema, known_version()) {
+        return Err(CopyError::Newer { found: schema, known: known_version() });
+    }
+    let server_id = conn.query_row(SERVER_ID, [], |row| row.get(0)).map(ServerId::from_bytes)?;
+    Ok(Contents { schema, server_id, rows: count(conn)? })
 }
 
 #[cfg(test)]
@@ -276,8 +288,8 @@ mod tests {
         };
         let sql = |sql: &'static str| move |path: &Path| Connection::open(path).unwrap().execute_batch(sql).unwrap();
         assert!(matches!(told(&sql("PRAGMA application_id = 7")), CopyError::Foreign));
-        let newer = told(&sql("PRAGMA user_version = 99"));
-        assert!(matches!(newer, CopyError::Newer { found: 99, .. }), "{newer}");
+        let newer = told(&sql("PRAGMA user_version = 9999"));
+        assert!(matches!(newer, CopyError::Newer { found: 9999, .. }), "{newer}");
         let orphan =
             "PRAGMA foreign_keys = off; INSERT INTO secrets (command_seq, waiting, sealed) VALUES (7, 1, x'00')";
         let parentless = told(&sql(orphan));

@@ -1,20 +1,43 @@
 //! Brings a database file to the current schema, or refuses it.
 //!
-//! A new file is made from `schema.sql`. An older file goes through the numbered steps, in one transaction. A newer
-//! file is refused: this build does not know what it may not break.
+//! A new file is made from `schema.sql`. An older file goes through the numbered steps, in one transaction.
+//!
+//! A version's thousands are its major version. Within one, steps only add: tables, indexes, and columns that may be left
+//! out. So a build uses a newer file of its own major version as it is, and an upgrade that went wrong can be taken back
+//! without touching the database. A step that older builds could not live with goes to the next thousand; a file from there
+//! is refused by them.
 
+use crate::crash;
 use rusqlite::{Connection, TransactionBehavior};
 
 /// The current schema.
 pub const SCHEMA: &str = include_str!("../../schema.sql");
 /// Marks the file as ours (`PRAGMA application_id`): the letters "post".
 pub const APPLICATION_ID: i32 = 0x706f_7374;
-/// Step `n` (from 0) takes a file of version `n + 1` to version `n + 2`. Steps are added, never changed.
-pub(super) const STEPS: &[&str] = &[];
+/// The version to which a step takes a file of the version before, and how. Steps are added, never changed.
+pub(super) type Step<'a> = (usize, &'a str);
+/// All of them, in order.
+pub(super) const STEPS: &[Step<'static>] = &[];
+/// The version of the first `schema.sql`.
+const FIRST: usize = 1;
+/// Versions of one major version.
+const MAJOR: usize = 1000;
 
 /// The newest schema that this build knows.
 pub const fn known_version() -> usize {
-    STEPS.len() + 1
+    known(STEPS)
+}
+
+pub(super) const fn known(steps: &[Step<'_>]) -> usize {
+    match steps.last() {
+        Some((to, _)) => *to,
+        None => FIRST,
+    }
+}
+
+/// Whether a build that knows versions up to `known` can use a file of version `found`, after a migration if it is older.
+pub const fn is_usable(found: usize, known: usize) -> bool {
+    found >= FIRST && (found <= known || found / MAJOR == known / MAJOR)
 }
 
 /// Why a file cannot be used.
@@ -25,7 +48,8 @@ pub enum MigrateError {
     Foreign,
     /// Written by a later build.
     #[error(
-        "the file has schema version {found}, this build knows up to {known}: use the newer build, or restore a backup"
+        "the file has schema version {found}, this build can use versions below {}: use the newer build, or restore a backup",
+        next_major(*known)
     )]
     Newer {
         /// The file's.
@@ -43,7 +67,20 @@ pub enum MigrateError {
 /// # Errors
 /// [`MigrateError`]; the file is then as it was.
 pub fn migrate(conn: &mut Connection) -> Result<(), MigrateError> {
-    bring_up(conn, SCHEMA, STEPS)
+    bring_up(conn, SCHEMA, steps())
+}
+
+/// The steps of this build, and in a broken one what a test wants.
+pub(super) fn steps() -> &'static [Step<'static>] {
+    const HALF: &[Step<'static>] = &[(FIRST + 1, "CREATE TABLE half (x INTEGER) STRICT; nonsense")];
+    const NEW_MAJOR: &[Step<'static>] = &[(MAJOR, "CREATE TABLE newer (x INTEGER) STRICT")];
+    if crash::is_broken("migration") {
+        HALF
+    } else if crash::is_broken("new-major") || crash::is_broken("new-major-dies") {
+        NEW_MAJOR
+    } else {
+        STEPS
+    }
 }
 
 /// What a file is, to a build that knows versions up to some number.
@@ -51,7 +88,7 @@ pub fn migrate(conn: &mut Connection) -> Result<(), MigrateError> {
 pub enum Standing {
     /// A new one.
     Empty,
-    /// Ours, of this version, which is not newer than the build's.
+    /// Ours, of this version, which the build can use.
     Version(usize),
 }
 
@@ -68,7 +105,7 @@ pub fn standing(conn: &Connection, known: usize) -> Result<Standing, MigrateErro
         Ok(Standing::Empty)
     } else if application != APPLICATION_ID || found == 0 {
         Err(MigrateError::Foreign)
-    } else if found > known {
+    } else if !is_usable(found, known) {
         Err(MigrateError::Newer { found, known })
     } else {
         Ok(Standing::Version(found))
@@ -79,25 +116,30 @@ pub fn standing(conn: &Connection, known: usize) -> Result<Standing, MigrateErro
 ///
 /// # Errors
 /// [`MigrateError`]; the file is then as it was.
-pub(super) fn bring_up(conn: &mut Connection, schema: &str, steps: &[&str]) -> Result<(), MigrateError> {
-    let known = steps.len() + 1;
+pub(super) fn bring_up(conn: &mut Connection, schema: &str, steps: &[Step<'_>]) -> Result<(), MigrateError> {
+    let known = known(steps);
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let standing = standing(&tx, known)?;
     match standing {
         Standing::Empty => tx.execute_batch(schema)?,
         Standing::Version(found) => {
-            for (index, step) in steps.iter().enumerate().skip(found - 1) {
-                tracing::info!("migrating the database from version {} to {}", index + 1, index + 2);
+            for (to, step) in steps.iter().filter(|(to, _)| *to > found) {
+                tracing::info!("migrating the database to version {to}");
                 tx.execute_batch(step)?;
             }
         }
     }
-    if standing != Standing::Version(known) {
+    if !matches!(standing, Standing::Version(found) if found >= known) {
         tx.pragma_update(None, "user_version", i64::try_from(known).unwrap_or(i64::MAX))?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
     tx.commit()?;
     Ok(())
+}
+
+/// The first version that a build cannot use.
+fn next_major(known: usize) -> usize {
+    (known / MAJOR + 1) * MAJOR
 }
 
 #[cfg(test)]
@@ -123,7 +165,7 @@ mod tests {
     fn an_older_file_is_taken_step_by_step() {
         let mut conn = Connection::open_in_memory().unwrap();
         bring_up(&mut conn, "CREATE TABLE a (x INTEGER) STRICT", &[]).unwrap();
-        let steps = ["CREATE TABLE b (x INTEGER) STRICT", "ALTER TABLE b ADD COLUMN y TEXT"];
+        let steps = [(2, "CREATE TABLE b (x INTEGER) STRICT"), (3, "ALTER TABLE b ADD COLUMN y TEXT")];
         bring_up(&mut conn, "never used", &steps).unwrap();
         conn.execute_batch("INSERT INTO b (x, y) VALUES (1, 'one')").unwrap();
     }
@@ -133,15 +175,57 @@ mod tests {
         let mut conn = Connection::open_in_memory().unwrap();
         bring_up(&mut conn, "CREATE TABLE a (x INTEGER) STRICT", &[]).unwrap();
         let before = schema_of(&conn);
-        assert!(bring_up(&mut conn, "", &["CREATE TABLE b (x INTEGER) STRICT", "nonsense"]).is_err());
+        assert!(bring_up(&mut conn, "", &[(2, "CREATE TABLE b (x INTEGER) STRICT"), (3, "nonsense")]).is_err());
         assert_eq!(schema_of(&conn), before);
     }
 
     #[test]
-    fn newer_and_foreign_files_are_refused() {
+    fn a_newer_file_of_the_same_major_version_is_used_as_it_is() {
         let mut conn = Connection::open_in_memory().unwrap();
-        bring_up(&mut conn, "CREATE TABLE a (x INTEGER) STRICT", &["SELECT 1"]).unwrap();
-        assert!(matches!(bring_up(&mut conn, "", &[]), Err(MigrateError::Newer { found: 2, known: 1 })));
+        let steps = [(2, "CREATE TABLE b (x INTEGER) STRICT"), (3, "ALTER TABLE b ADD COLUMN y TEXT")];
+        bring_up(&mut conn, "CREATE TABLE a (x INTEGER) STRICT", &steps).unwrap();
+        let schema = schema_of(&conn);
+        for older in [&steps[..0], &steps[..1], &steps] {
+            bring_up(&mut conn, "", older).unwrap();
+            assert_eq!((schema_of(&conn), standing(&conn, 1).unwrap()), (schema.clone(), Standing::Version(3)));
+        }
+    }
+
+    /// What a step of the same major version may say, as far as a machine can tell. What it may not: take away, rename, or add
+    /// a column that older builds do not fill in.
+    fn only_adds(step: &str) -> bool {
+        let step = step.to_uppercase();
+        let takes_away = ["DROP TABLE", "DROP COLUMN", "RENAME ", "DROP VIEW"].iter().any(|words| step.contains(words));
+        let demands = step.split("ADD COLUMN").skip(1).any(|column| {
+            let column = column.split(';').next().unwrap_or_default();
+            column.contains("NOT NULL") && !column.contains("DEFAULT")
+        });
+        !takes_away && !demands
+    }
+
+    #[test]
+    fn steps_within_a_major_version_only_add_and_are_in_order() {
+        let mut before = FIRST;
+        for (to, step) in STEPS {
+            assert!(*to == before + 1 || *to == next_major(before), "{to} after {before}");
+            assert!(to / MAJOR > before / MAJOR || only_adds(step), "step {to} needs a new major version: {step}");
+            before = *to;
+        }
+        assert!(only_adds(
+            "CREATE TABLE b (x INTEGER NOT NULL) STRICT; ALTER TABLE a ADD COLUMN y INTEGER NOT NULL DEFAULT 0"
+        ));
+        for bad in ["drop table a", "ALTER TABLE a RENAME TO b", "ALTER TABLE a ADD COLUMN y TEXT NOT NULL; SELECT 1"] {
+            assert!(!only_adds(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn files_of_a_newer_major_version_and_foreign_files_are_refused() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        bring_up(&mut conn, "CREATE TABLE a (x INTEGER) STRICT", &[(1000, "SELECT 1")]).unwrap();
+        let error = bring_up(&mut conn, "", &[(2, "")]).unwrap_err();
+        assert!(matches!(error, MigrateError::Newer { found: 1000, known: 2 }));
+        assert!(error.to_string().contains("version 1000, this build can use versions below 1000"), "{error}");
         let mut conn = Connection::open_in_memory().unwrap();
         conn.execute_batch("CREATE TABLE theirs (x INTEGER)").unwrap();
         assert!(matches!(migrate(&mut conn), Err(MigrateError::Foreign)));

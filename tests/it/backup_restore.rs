@@ -155,14 +155,14 @@ async fn what_is_damaged_cut_off_longer_or_newer_is_refused_and_nothing_is_touch
     };
     let newer = forged("f", &|manifest, _| manifest.format = 2);
     refused("newer-format", &newer, &["has format 2", "knows formats up to 1"]).await;
-    let newer = forged("f", &|manifest, _| manifest.schema = 99);
-    refused("newer-schema", &newer, &["has schema version 99"]).await;
+    let newer = forged("f", &|manifest, _| manifest.schema = 9999);
+    refused("newer-schema", &newer, &["has schema version 9999"]).await;
     let lying = forged("f", &|manifest, unpacked| {
         let conn = rusqlite::Connection::open(unpacked.join("postrider.db")).unwrap();
-        conn.pragma_update(None, "user_version", 99).unwrap();
+        conn.pragma_update(None, "user_version", 9999).unwrap();
         measure(manifest, unpacked);
     });
-    refused("lying-schema", &lying, &["schema version 99"]).await;
+    refused("lying-schema", &lying, &["schema version 9999"]).await;
     let fewer = forged("f", &|manifest, _| *manifest.rows.get_mut("commands").unwrap() -= 1);
     refused("other-rows", &fewer, &["does not hold what its manifest says"]).await;
     let unsound = forged("f", &|manifest, unpacked| {

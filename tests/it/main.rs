@@ -79,3 +79,7 @@ mod tls_bounds;
 mod tls_rotation;
 mod totp;
 mod units;
+mod upgrade;
+mod upgrade_bad;
+#[cfg(debug_assertions)]
+mod upgrade_killed;

@@ -2,8 +2,9 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use postrider::agent::runner::control::{Cause, Launch, Order, Report, Supervisor};
+use postrider::agent::runner::control::{Cause, Launch, Order, Report, Supervisor, Word};
 use postrider::agent::runner::drain::End;
+use postrider::agent::runner::hand_over;
 use postrider::agent::runner::process::{Orders, Process};
 use postrider::agent::runner::report::outcome;
 use postrider::agent::spool::Spool;
@@ -13,11 +14,12 @@ use postrider::protocol::output::Stream;
 use postrider::protocol::secret_env::SecretEnv;
 use postrider::protocol::spec::{Shell, Spec};
 use postrider::protocol::state::State;
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -40,7 +42,7 @@ struct Running {
     spec: Spec,
     spool: Arc<Spool>,
     orders: Orders,
-    ended: oneshot::Receiver<End>,
+    ended: oneshot::Receiver<(End, Option<Process>)>,
 }
 
 fn start(spec: Spec) -> Running {
@@ -48,23 +50,27 @@ fn start(spec: Spec) -> Running {
 }
 
 fn start_with_grace(spec: Spec, grace_ms: u64) -> Running {
+    start_on(Process::prepare(&supervisor()).unwrap(), spec, grace_ms)
+}
+
+fn start_on(process: Process, spec: Spec, grace_ms: u64) -> Running {
     let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(Spool::create(folder.path(), DeliveryId::new(), spec.output_bytes_max).unwrap());
-    let (process, orders) = Process::prepare(&supervisor()).unwrap();
+    let spool = Arc::new(Spool::new(folder.path(), DeliveryId::new(), spec.output_bytes_max));
     let (sender, ended) = oneshot::channel();
     let (teller, told) = oneshot::channel();
-    let (launch, output) = (Launch { spec: spec.clone(), secrets: SecretEnv::default(), grace_ms }, Arc::clone(&spool));
-    std::thread::spawn(move || process.run(&launch, &output, || (), teller, sender));
+    let (orders, output) = (process.orders().unwrap(), Arc::clone(&spool));
+    let launch = Launch { grace_ms, ..Launch::new(spec.clone(), SecretEnv::default()) };
+    std::thread::spawn(move || process.run(launch, &output, || (), teller, sender));
     told.blocking_recv().unwrap();
     Running { folder, spec, spool, orders, ended }
 }
 
 impl Running {
     fn end(self) -> Ended {
-        let end = self.ended.blocking_recv().unwrap();
+        let (end, process) = self.ended.blocking_recv().unwrap();
         self.spool.settle();
         let outcome = outcome(end, &self.spec, &self.spool);
-        Ended { _folder: self.folder, outcome, spool: self.spool }
+        Ended { _folder: self.folder, outcome, spool: self.spool, process }
     }
 
     /// Waits until standard output holds a whole line, and gives it.
@@ -81,6 +87,8 @@ struct Ended {
     _folder: tempfile::TempDir,
     outcome: Outcome,
     spool: Arc<Spool>,
+    /// The supervising child, if it takes another command.
+    process: Option<Process>,
 }
 
 impl Ended {
@@ -296,20 +304,24 @@ fn size(folder: &Path) -> u64 {
     std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum()
 }
 
+/// A supervising child to which a test is the agent.
+fn by_hand(theirs: UnixStream) -> Child {
+    let mut command = Command::new(supervisor().program);
+    command.arg("supervise").stdin(Stdio::from(OwnedFd::from(theirs))).spawn().unwrap()
+}
+
 #[test]
 fn a_command_dies_with_its_agent() {
-    let (mut agent, theirs) = UnixStream::pair().unwrap();
-    let mut supervising = Command::new(supervisor().program)
-        .arg("supervise")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let (agent, theirs) = UnixStream::pair().unwrap();
+    let mut supervising = by_hand(theirs);
     let spec = line("trap '' TERM; setsid sleep 600 & echo $$ $!; while :; do sleep 600; done");
-    let launch = serde_json::to_string(&Launch { spec, secrets: SecretEnv::default(), grace_ms: 60_000 }).unwrap();
-    agent.write_all(format!("{launch}\n").as_bytes()).unwrap();
+    let launch = Word::Launch(Box::new(Launch::new(spec, SecretEnv::default())));
+    let (stdout, its_stdout) = std::io::pipe().unwrap();
+    let words = serde_json::to_string(&launch).unwrap() + "\n";
+    hand_over::send(&agent, words.as_bytes(), [its_stdout.as_fd(), its_stdout.as_fd()]).unwrap();
+    drop(its_stdout);
     let mut pids = String::new();
-    BufReader::new(supervising.stdout.take().unwrap()).read_line(&mut pids).unwrap();
+    BufReader::new(stdout).read_line(&mut pids).unwrap();
     // What a crash of the agent does.
     drop(agent);
     supervising.wait().unwrap();
@@ -320,21 +332,67 @@ fn a_command_dies_with_its_agent() {
 
 #[test]
 fn an_order_that_comes_in_one_breath_with_the_launch_is_obeyed() {
-    let (mut agent, theirs) = UnixStream::pair().unwrap();
-    let mut supervising = Command::new(supervisor().program)
-        .arg("supervise")
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let launch = Launch { spec: line("sleep 600"), secrets: SecretEnv::default(), grace_ms: 60_000 };
-    let order = Order { end: Cause::Cancel, grace_ms: 60_000 };
-    let words = [serde_json::to_string(&launch).unwrap(), serde_json::to_string(&order).unwrap(), String::new()];
-    agent.write_all(words.join("\n").as_bytes()).unwrap();
+    let (agent, theirs) = UnixStream::pair().unwrap();
+    let mut supervising = by_hand(theirs);
+    let launch = Launch { grace_ms: 60_000, ..Launch::new(line("sleep 600"), SecretEnv::default()) };
+    // One for another run is not for this one.
+    let late = Order { run: 7, end: Cause::Timeout, grace_ms: 0 };
+    let order = Order { run: 0, end: Cause::Cancel, grace_ms: 60_000 };
+    let words = [Word::End(late), Word::Launch(Box::new(launch)), Word::End(late), Word::End(order)];
+    let words = words.map(|word| serde_json::to_string(&word).unwrap() + "\n").concat();
+    let nothing = std::fs::File::options().write(true).open("/dev/null").unwrap();
+    hand_over::send(&agent, words.as_bytes(), [nothing.as_fd(), nothing.as_fd()]).unwrap();
     let reports: Vec<String> = BufReader::new(&agent).lines().map(Result::unwrap).collect();
     let ended = serde_json::from_str(&reports[1]).unwrap();
     assert!(matches!(ended, Report::Ended { cause: Some(Cause::Cancel), signal: Some(15), .. }), "{ended:?}");
     supervising.wait().unwrap();
+}
+
+#[test]
+fn a_supervising_child_takes_one_command_after_another_and_mixes_nothing_up() {
+    let mut process = Process::prepare(&supervisor()).unwrap();
+    let (mut parents, mut files, mut late) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for round in 0..5 {
+        let mut spec = line(&format!("cat; echo $PPID; echo {round} >&2; ls /proc/self/fd | wc -w; exit {round}"));
+        spec.stdin = Some("x".repeat(round * 1000) + "\n");
+        late.push(process.orders().unwrap());
+        let ended = start_on(process, spec, 60_000).end();
+        assert_eq!(ended.outcome.exit_code, Some(i32::try_from(round).unwrap()), "{:?}", ended.outcome);
+        let stdout = ended.stdout();
+        let lines: Vec<_> = stdout.lines().collect();
+        assert_eq!(lines[0].len(), round * 1000);
+        assert_eq!(ended.bytes(Stream::Stderr), format!("{round}\n").into_bytes());
+        parents.insert(lines[1].to_owned());
+        files.insert(lines[2].to_owned());
+        process = ended.process.expect("nothing is left of it");
+    }
+    assert_eq!((parents.len(), files.len()), (1, 1), "one child, and no file more in a later command: {files:?}");
+    // What comes too late for one ends no other.
+    let running = start_on(process, line("echo here; sleep 0.2; trap '' TERM; echo done"), 60_000);
+    running.first_line();
+    for orders in late {
+        orders.end(Cause::Cancel, Duration::ZERO).unwrap();
+    }
+    let ended = running.end();
+    assert_eq!((ended.outcome.state, ended.stdout().as_str()), (State::Succeeded, "here\ndone\n"));
+}
+
+#[test]
+fn a_supervising_child_of_which_something_is_left_takes_nothing_more() {
+    let background = start(line("sleep 600 >/dev/null 2>&1 & echo $!")).end();
+    assert!(background.process.is_none());
+    kill(Pid::from_raw(background.stdout().trim().parse().unwrap()), Signal::SIGKILL).unwrap();
+    let timed_out = start(Spec { timeout_ms: 50, ..line("sleep 600") }).end();
+    assert_eq!(timed_out.outcome.state, State::TimedOut);
+    assert!(timed_out.process.is_none());
+    assert!(start(line("exit 3")).end().process.is_some());
+}
+
+#[test]
+fn signals_reach_each_command_of_a_supervising_child() {
+    let first = start(line("true")).end();
+    let second = start_on(first.process.unwrap(), line("kill -TERM $$; echo alive"), 60_000).end();
+    assert_eq!((second.outcome.signal, second.stdout().as_str()), (Some(15), ""));
 }
 
 #[test]

@@ -139,8 +139,8 @@ async fn a_database_that_a_start_would_refuse_is_refused() {
     served(&data).await;
     let path = data.join(DATABASE_FILE);
     let change = |sql: &str| Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    change("PRAGMA user_version = 99");
-    wrong(&data, &[], &["schema version 99, this build knows up to 1", "newer build"]);
+    change("PRAGMA user_version = 9999");
+    wrong(&data, &[], &["schema version 9999, this build can use versions below 1000", "newer build"]);
     change("PRAGMA user_version = 1; DROP TABLE output");
     wrong(&data, &[], &["schema version 1, but lacks ", "table output", "backup"]);
     change("PRAGMA application_id = 7");

@@ -21,9 +21,13 @@ fn analyze(name: &str, args: &[&str]) -> Option<Output> {
     let folder = TempDir::new().unwrap();
     let copy = folder.path().join(name);
     let text = unit(name);
-    assert!(text.contains("ExecStart=/usr/bin/postrider "), "{text}");
-    // The user and the manual page come with the package.
-    let text = text.replace("/usr/bin/postrider", binary()).replace("User=postrider", "User=daemon");
+    // The user, the executable and the manual page come with the package.
+    let text = text.replace("ExecStart=/usr/bin/postrider ", &format!("ExecStart={} ", binary()));
+    let text = text.replace("ExecStart=postrider ", &format!("ExecStart={} ", binary()));
+    let text = text
+        .replace("ExecStart=/usr/local/lib/postrider/releases/keeper/postrider ", &format!("ExecStart={} ", binary()));
+    assert!(text.contains(&format!("ExecStart={} ", binary())), "{text}");
+    let text = text.replace("User=postrider", "User=daemon");
     let text = text.replace("Group=postrider", "Group=daemon").replace("Documentation=man:", "#");
     fs::write(&copy, text).unwrap();
     match Command::new("systemd-analyze").args(args).arg(&copy).output() {
@@ -41,7 +45,7 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn systemd_takes_the_units() {
-    for name in ["postrider.service", "postrider-agent.service"] {
+    for name in ["postrider.service", "postrider-rollback.service", "postrider-agent.service"] {
         let Some(verified) = analyze(name, &["verify"]) else { return };
         assert!(verified.status.success(), "{name}: {}", said(&verified));
         // It warns of what it does not know and goes on: to us that is wrong, too.
@@ -83,18 +87,31 @@ fn the_servers_unit_waits_for_the_drain_and_for_lingering_threads() {
 
 #[test]
 fn the_units_start_what_the_command_line_knows_and_the_server_may_start_only_that() {
-    for (name, verb) in [("postrider.service", "serve"), ("postrider-agent.service", "agent")] {
+    // The server's has no path: an upgrade puts its link where systemd looks first.
+    let units =
+        [("postrider.service", "postrider", "serve"), ("postrider-agent.service", "/usr/bin/postrider", "agent")];
+    for (name, program, verb) in units {
         let text = unit(name);
         let line = value(&text, "ExecStart");
         let words: Vec<_> = line.split(' ').collect();
-        assert_eq!(words[..2], ["/usr/bin/postrider", verb]);
+        assert_eq!(words[..2], [program, verb]);
         assert!(Cli::try_parse_from(&words).is_ok(), "{line}");
         // What it does with a wrong flag or configuration.
         assert_eq!(value(&text, "RestartPreventExitStatus"), "2");
     }
     let server = unit("postrider.service");
     assert_eq!(value(&server, "Type"), "notify");
-    assert!(value(&server, "ExecPaths").starts_with("/usr/bin/postrider "));
+    let may = value(&server, "ExecPaths");
+    assert!(may.starts_with("-/usr/bin/postrider -/usr/local/bin/postrider -/usr/local/lib/postrider "), "{may}");
+    // What deals with an upgrade that was cut off, and with a crash loop.
+    let keeper = "keeper/postrider upgrade ";
+    let rollback = value(&unit("postrider-rollback.service"), "ExecStart");
+    for line in [value(&server, "ExecStartPre"), rollback] {
+        let (_, words) = line.split_once(keeper).unwrap();
+        let words = words.trim_end_matches('\'').split(' ');
+        assert!(Cli::try_parse_from(["postrider", "upgrade"].into_iter().chain(words)).is_ok(), "{line}");
+    }
+    assert_eq!(value(&server, "OnFailure"), "postrider-rollback.service");
     assert!(
         value(&server, "ExecStart").contains("--data %S/postrider") && value(&server, "StateDirectory") == "postrider"
     );

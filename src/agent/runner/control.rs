@@ -1,7 +1,8 @@
 //! What the agent and the supervising child of a command say to each other: JSON, one line each.
 //!
-//! Agent → child: one [`Launch`], then any number of [`Order`]. Child → agent: [`Report`]. The end of the agent's side
-//! means that the agent is gone; the command dies with it.
+//! Agent → child: [`Word`], a launch and then any number of orders to it. A launch comes with two files, which are the command's
+//! standard output and error. Child → agent: [`Report`]. When the last report says so, the child takes another launch. The end of
+//! the agent's side means that the agent is gone; the command dies with it.
 
 use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::Spec;
@@ -39,9 +40,21 @@ impl Supervisor {
     }
 }
 
+/// What the agent says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// Run this.
+    Launch(Box<Launch>),
+    /// End it.
+    End(Order),
+}
+
 /// What to run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Launch {
+    /// Counts what this child runs, so that an order that comes too late ends nothing else.
+    pub run: u64,
     /// The specification.
     pub spec: Spec,
     /// The values of its `secret_env`.
@@ -54,13 +67,15 @@ pub struct Launch {
 impl Launch {
     /// With the usual grace.
     pub fn new(spec: Spec, secrets: SecretEnv) -> Self {
-        Self { spec, secrets, grace_ms: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX) }
+        Self { run: 0, spec, secrets, grace_ms: u64::try_from(GRACE.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 
 /// End it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
+    /// Which.
+    pub run: u64,
     /// Why.
     pub end: Cause,
     /// From the polite signal to the kill, in milliseconds.
@@ -105,5 +120,7 @@ pub enum Report {
         duration_ms: u64,
         /// Processes that could not be killed.
         unkilled: u32,
+        /// Nothing is left of it: this child takes the next launch.
+        again: bool,
     },
 }

@@ -4,7 +4,7 @@
 //! absent server never holds up a process. After the process has ended, its output is read to the end; where a process
 //! that it left behind keeps a pipe open, until it is quiet for a moment.
 
-use super::control::{KILL_MAX, Launch, REPORT_BYTES_MAX, Report};
+use super::control::{KILL_MAX, REPORT_BYTES_MAX, Report};
 use super::{ready, tree};
 use crate::agent::spool::Spool;
 use crate::protocol::output::Stream;
@@ -46,6 +46,11 @@ impl End {
         Self { report: Some(Report::NotStarted { reason }), ..Self::default() }
     }
 
+    /// Nothing is left of it, and its supervising child takes the next command.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.report, Some(Report::Ended { again: true, .. })) && !self.left_running && !self.supervisor_late
+    }
+
     /// Without its supervising child only the group can be found.
     pub fn kill_what_can_be_found(&self) {
         if let Some(pid) = self.pid {
@@ -59,12 +64,12 @@ struct Pipe {
     file: Option<File>,
 }
 
-/// Reads until the command has ended and its output too.
+/// Reads until the command has ended and its output too. `patience` is how long it may take, its timeout and grace.
 pub fn drain(
     control: &UnixStream,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    launch: &Launch,
+    patience: Duration,
     spool: &Spool,
     progress: impl Fn(),
 ) -> End {
@@ -75,7 +80,6 @@ pub fn drain(
     let mut reports = Reports { control: Some(control), line: Vec::new() };
     let mut end = End::default();
     let mut buffer = vec![0; READ_BYTES];
-    let patience = Duration::from_millis(launch.spec.timeout_ms.saturating_add(launch.grace_ms));
     let mut ended_at: Option<Instant> = None;
     // Before the end: when the child is late. After it: when an open pipe is given up.
     let mut due = Instant::now() + patience + KILL_MAX + SUPERVISOR_EXTRA;

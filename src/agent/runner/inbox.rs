@@ -2,22 +2,25 @@
 //!
 //! One thread waits for all of it; nothing here blocks but [`Inbox::launch`] and [`Inbox::wait`].
 
-use super::control::{Cause, Launch, Order, Report};
+use super::control::{Cause, Launch, Order, Report, Word};
+use super::hand_over::{self, FILES_MAX};
 use super::ready;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::PollFlags;
 use signal_hook::consts::SIGCHLD;
-use std::io::{self, BufRead, BufReader, ErrorKind, PipeReader, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, PipeReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::ChildStdin;
 use std::time::Duration;
 
 /// Largest launch line, in bytes: a specification, and its escapes in JSON.
-const LAUNCH_BYTES_MAX: u64 = 2 * 1024 * 1024;
-/// What may wait to become whole orders, in bytes: an order is a word and a number, and what comes with the launch is less
-/// than the buffer of its reader. Who says more is no agent.
-const SAID_BYTES_MAX: usize = 16 * 1024;
+const LAUNCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Read at once, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+/// What may wait to become whole orders, in bytes: an order is a word and some numbers, and what comes in one breath with the
+/// launch is less than is read at once. Who says more is no agent.
+const ORDERS_BYTES_MAX: usize = 2 * READ_BYTES;
 
 /// The files that a supervising child waits for.
 #[derive(Debug)]
@@ -25,8 +28,12 @@ pub struct Inbox {
     control: UnixStream,
     /// Whether the agent may still say something.
     open: bool,
-    /// What it has said and nobody has read: an order that is not whole yet.
+    /// What it has said and nobody has read: a word that is not whole yet.
     said: Vec<u8>,
+    /// The files that came with it.
+    files: Vec<OwnedFd>,
+    /// The latest launch.
+    run: u64,
     deaths: PipeReader,
     text: Option<Text>,
 }
@@ -48,19 +55,30 @@ impl Inbox {
         let (deaths, teller) = io::pipe()?;
         // It writes a byte for each SIGCHLD. A command does not inherit handlers.
         signal_hook::low_level::pipe::register(SIGCHLD, teller)?;
-        Ok(Self { control, open: true, said: Vec::new(), deaths, text: None })
+        Ok(Self { control, open: true, said: Vec::new(), files: Vec::new(), run: 0, deaths, text: None })
     }
 
-    /// Waits for what the agent says first.
+    /// Waits for the next launch and its files: the command's standard output and error. None: the agent has gone.
     ///
     /// # Errors
-    /// It went without a word, or is no agent.
-    pub fn launch(&mut self) -> io::Result<Launch> {
-        let mut reader = BufReader::new(&self.control);
-        let mut line = Vec::new();
-        (&mut reader).take(LAUNCH_BYTES_MAX).read_until(b'\n', &mut line)?;
-        self.said = reader.buffer().to_vec();
-        Ok(serde_json::from_slice(&line)?)
+    /// It is no agent.
+    pub fn launch(&mut self) -> io::Result<Option<(Launch, [OwnedFd; FILES_MAX])>> {
+        self.text = None;
+        loop {
+            match self.word() {
+                None if !self.hear(LAUNCH_BYTES_MAX)? => return Ok(None),
+                None => {}
+                Some(word) => {
+                    // An order here came too late for the last run.
+                    if let Word::Launch(launch) = word? {
+                        self.run = launch.run;
+                        let files = std::mem::take(&mut self.files).try_into();
+                        let files = files.map_err(|_| io::Error::other("a launch comes with two files"))?;
+                        return Ok(Some((*launch, files)));
+                    }
+                }
+            }
+        }
     }
 
     /// Says something to the agent.
@@ -99,34 +117,45 @@ impl Inbox {
         if text && self.text.as_mut().is_some_and(Text::is_over) {
             self.text = None;
         }
-        let gone = agent && !self.hear();
+        let gone = agent && !self.hear(ORDERS_BYTES_MAX).unwrap_or(false);
         let mut orders = self.orders();
         if gone {
             self.open = false;
-            orders.push(Order { end: Cause::Stop, grace_ms: 0 });
+            orders.push(Order { run: self.run, end: Cause::Stop, grace_ms: 0 });
         }
         orders
     }
 
-    /// Reads what the agent says. False: it has gone.
-    fn hear(&mut self) -> bool {
-        let mut bytes = [0; 512];
-        match self.control.read(&mut bytes) {
-            Ok(0) => false,
-            Ok(count) => {
+    /// Reads what the agent says, up to `most` bytes that are no whole word. False: it has gone.
+    fn hear(&mut self, most: usize) -> io::Result<bool> {
+        let mut bytes = [0; READ_BYTES];
+        match hand_over::receive(&self.control, &mut bytes, &mut self.files) {
+            Ok(0) => Ok(false),
+            Ok(count) if self.said.len() + count <= most => {
                 self.said.extend_from_slice(&bytes[..count]);
-                self.said.len() <= SAID_BYTES_MAX
+                Ok(true)
             }
-            Err(error) => error.kind() == ErrorKind::Interrupted,
+            Ok(_) => Err(io::Error::other("that is more than an agent says")),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
-    /// The whole lines of what it said.
+    /// The next of what it said, if it is whole.
+    fn word(&mut self) -> Option<serde_json::Result<Word>> {
+        let length = self.said.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.said.drain(..=length).collect();
+        Some(serde_json::from_slice(&line))
+    }
+
+    /// What it said about this run.
     fn orders(&mut self) -> Vec<Order> {
         let mut orders = Vec::new();
-        while let Some(length) = self.said.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.said.drain(..=length).collect();
-            orders.extend(serde_json::from_slice::<Order>(&line));
+        while let Some(word) = self.word() {
+            match word {
+                Ok(Word::End(order)) if order.run == self.run => orders.push(order),
+                _ => {}
+            }
         }
         orders
     }

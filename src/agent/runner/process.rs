@@ -1,28 +1,32 @@
 //! One command from start to end: its supervising child, the orders to it, and what came of it.
 
-use super::control::{Cause, Launch, Order, Supervisor};
+use super::control::{Cause, Launch, Order, Supervisor, Word};
 use super::drain::{End, drain};
+use super::hand_over;
 use crate::agent::spool::Spool;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// A supervising child that waits for its command. Dropped, it goes without having run one.
+/// A supervising child that waits for a command. Dropped, it goes.
 #[derive(Debug)]
 pub struct Process {
     control: UnixStream,
     child: Child,
+    /// What it ran so far.
+    run: u64,
 }
 
 /// The way to end a command. Does not keep it alive.
 #[derive(Debug)]
 pub struct Orders {
     control: UnixStream,
+    run: u64,
 }
 
 impl Process {
@@ -31,15 +35,14 @@ impl Process {
     ///
     /// # Errors
     /// No process or no file descriptors are to be had, or the program is gone.
-    pub fn prepare(supervisor: &Supervisor) -> io::Result<(Self, Orders)> {
+    pub fn prepare(supervisor: &Supervisor) -> io::Result<Self> {
         let (control, theirs) = UnixStream::pair()?;
-        let orders = Orders { control: control.try_clone()? };
         let mut command = Command::new(&supervisor.program);
         command.args(&supervisor.args).arg0("postrider");
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
         // `command` holds the other end of the socket and goes here, or the end of the child would not be seen.
-        Ok((Self { control, child }, orders))
+        Ok(Self { control, child, run: 0 })
     }
 
     /// Whether the supervising child lives.
@@ -47,34 +50,54 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Runs the command to its end and tells it through `ended`; then waits until the supervising child is reaped.
-    /// Blocks: call it on a thread for that. `told` goes when the child has its launch, before which it takes no
-    /// orders; `progress` is called after each piece of output.
+    /// The way to end the command that [`Process::run`] runs next.
+    ///
+    /// # Errors
+    /// No file descriptors are to be had.
+    pub fn orders(&self) -> io::Result<Orders> {
+        Ok(Orders { control: self.control.try_clone()?, run: self.run })
+    }
+
+    /// Runs the command to its end and tells it through `ended`, with this process if it takes another command; otherwise waits
+    /// until the supervising child is reaped. Blocks: call it on a thread for that. `told` goes when the child has its
+    /// launch, before which it takes no orders; `progress` is called after each piece of output.
     pub fn run(
         mut self,
-        launch: &Launch,
+        launch: Launch,
         spool: &Spool,
         progress: impl Fn(),
         told: oneshot::Sender<()>,
-        ended: oneshot::Sender<End>,
+        ended: oneshot::Sender<(End, Option<Self>)>,
     ) {
-        let end = match (self.child.stdout.take(), self.child.stderr.take()) {
-            (Some(stdout), Some(stderr)) => match tell(&self.control, launch) {
-                Ok(()) => {
-                    // Whoever waits for it may have gone.
-                    let _ = told.send(());
-                    drain(&self.control, stdout.into(), stderr.into(), launch, spool, progress)
-                }
-                Err(error) => End::not_started(format!("its supervising process ended at once: {error}")),
-            },
-            _ => End::not_started("its supervising process has no pipes".to_owned()),
+        let patience = Duration::from_millis(launch.spec.timeout_ms.saturating_add(launch.grace_ms));
+        let end = match self.launch(Launch { run: self.run, ..launch }) {
+            Ok([stdout, stderr]) => {
+                // Whoever waits for it may have gone.
+                let _ = told.send(());
+                drain(&self.control, stdout, stderr, patience, spool, progress)
+            }
+            Err(error) => End::not_started(format!("its supervising process took no launch: {error}")),
         };
         if end.supervisor_late {
             let _ = self.child.kill();
             end.kill_what_can_be_found();
         }
         // The agent may be going down; then the journal tells it at the next start.
-        let _ = ended.send(end);
+        if end.is_clean() {
+            self.run += 1;
+            let _ = ended.send((end, Some(self)));
+        } else {
+            let _ = ended.send((end, None));
+        }
+    }
+
+    /// Tells the child what to run; returns the ends of its standard output and error.
+    fn launch(&self, launch: Launch) -> io::Result<[OwnedFd; 2]> {
+        let (stdout, its_stdout) = io::pipe()?;
+        let (stderr, its_stderr) = io::pipe()?;
+        let line = line(&Word::Launch(Box::new(launch)))?;
+        hand_over::send(&self.control, &line, [its_stdout.as_fd(), its_stderr.as_fd()])?;
+        Ok([stdout.into(), stderr.into()])
     }
 }
 
@@ -86,10 +109,10 @@ impl Drop for Process {
     }
 }
 
-fn tell(mut control: &UnixStream, launch: &Launch) -> io::Result<()> {
-    let mut line = serde_json::to_vec(launch)?;
+fn line(word: &Word) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(word)?;
     line.push(b'\n');
-    control.write_all(&line)
+    Ok(line)
 }
 
 impl Orders {
@@ -99,8 +122,7 @@ impl Orders {
     /// It has ended.
     pub fn end(&self, cause: Cause, grace: Duration) -> io::Result<()> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let mut line = serde_json::to_vec(&Order { end: cause, grace_ms })?;
-        line.push(b'\n');
+        let line = line(&Word::End(Order { run: self.run, end: cause, grace_ms }))?;
         (&self.control).write_all(&line)
     }
 }

@@ -57,17 +57,23 @@ pub struct Runner {
     slots: Arc<Semaphore>,
     // Held by who waits for a start: nobody overtakes.
     starts: Arc<tokio::sync::Mutex<Starts>>,
-    spare: Arc<Mutex<Option<Birth>>>,
+    spare: Arc<Mutex<Option<Supervising>>>,
 }
 
-/// A supervising child on its way.
-type Birth = JoinHandle<io::Result<(Process, Orders)>>;
+/// A supervising child for the next command.
+#[derive(Debug)]
+enum Supervising {
+    /// It is being born.
+    Coming(JoinHandle<io::Result<Process>>),
+    /// It has run one, of which nothing is left.
+    Waiting(Process),
+}
 
-/// The right to run, and a supervising child on its way. The slot is free again when this is dropped.
+/// The right to run, and a supervising child. The slot is free again when this is dropped.
 #[derive(Debug)]
 pub struct Slot {
     _permit: OwnedSemaphorePermit,
-    process: Birth,
+    process: Supervising,
 }
 
 enum Turn {
@@ -111,12 +117,12 @@ impl Runner {
         Slot { _permit: permit, process: self.spare().take().unwrap_or_else(|| self.birth()) }
     }
 
-    fn birth(&self) -> Birth {
+    fn birth(&self) -> Supervising {
         let supervisor = Arc::clone(&self.supervisor);
-        spawn_blocking(move || Process::prepare(&supervisor))
+        Supervising::Coming(spawn_blocking(move || Process::prepare(&supervisor)))
     }
 
-    fn spare(&self) -> MutexGuard<'_, Option<Birth>> {
+    fn spare(&self) -> MutexGuard<'_, Option<Supervising>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -129,13 +135,25 @@ impl Runner {
         }
     }
 
-    async fn supervising(&self, birth: Birth) -> io::Result<(Process, Orders)> {
-        let (mut process, orders) = birth.await.map_err(io::Error::other).flatten()?;
-        if process.is_waiting() {
-            return Ok((process, orders));
+    /// Keeps a supervising child that can take the next command.
+    fn keep(&self, process: Process) {
+        let mut spare = self.spare();
+        if spare.is_none() && !self.tasks.stop_token().is_cancelled() {
+            *spare = Some(Supervising::Waiting(process));
+        } else {
+            // It goes, and is waited for.
+            drop(spawn_blocking(move || drop(process)));
         }
-        // Somebody killed the spare. It had been given nothing, so another one may.
-        self.birth().await.map_err(io::Error::other).flatten()
+    }
+
+    async fn supervising(&self, found: Supervising) -> io::Result<(Process, Orders)> {
+        let mut process = found.born().await?;
+        if !process.is_waiting() {
+            // Somebody killed it. It had been given nothing, so another one may.
+            process = self.birth().born().await?;
+        }
+        let orders = process.orders()?;
+        Ok((process, orders))
     }
 
     /// Takes over what the journal held when the agent started. What ran then is `interrupted`; what waited waits for
@@ -259,34 +277,39 @@ impl Runner {
             Ok(prepared) => prepared,
             Err(error) => return not_started(&format!("its supervising process could not be started: {error}")),
         };
-        let spool = match Spool::create(&self.spool_folder, delivery, launch.spec.output_bytes_max) {
-            Ok(spool) => Arc::new(spool),
-            Err(error) => return not_started(&format!("its output cannot be kept on the agent: {error}")),
-        };
+        let spool = Arc::new(Spool::new(&self.spool_folder, delivery, launch.spec.output_bytes_max));
         self.board.set_spool(delivery, Arc::clone(&spool));
         let (sender, ended) = oneshot::channel();
         let (teller, told) = oneshot::channel();
         let (board, output, launched) = (self.board.clone(), Arc::clone(&spool), launch.clone());
-        // Its end comes through the channel; the thread stays until the supervising child is reaped.
-        drop(spawn_blocking(move || process.run(&launched, &output, || board.ring(), teller, sender)));
+        // Its end comes through the channel; the thread stays until a supervising child that goes is reaped.
+        drop(spawn_blocking(move || process.run(launched, &output, || board.ring(), teller, sender)));
         // An order must not overtake the launch. It is not told when the child is gone; then there is nobody to order.
         let _ = told.await;
         crash::point("agent.spawned");
         let mut end = pin!(self.follow(&orders, ended, cancel));
-        let end = match tokio::time::timeout(SPARE_AFTER, &mut end).await {
+        let (end, process) = match tokio::time::timeout(SPARE_AFTER, &mut end).await {
             Ok(end) => end,
             Err(_) => {
                 self.lay_in_spare();
                 end.await
             }
         };
+        if let Some(process) = process {
+            self.keep(process);
+        }
         crash::point("agent.ended");
         spool.settle();
         outcome(end, &launch.spec, &spool)
     }
 
     /// Waits for the end; passes on the wish to end it, once each.
-    async fn follow(&self, orders: &Orders, ended: oneshot::Receiver<End>, cancel: &CancellationToken) -> End {
+    async fn follow(
+        &self,
+        orders: &Orders,
+        ended: oneshot::Receiver<(End, Option<Process>)>,
+        cancel: &CancellationToken,
+    ) -> (End, Option<Process>) {
         let stop = self.tasks.stop_token();
         let mut ended = ended;
         let (mut cancelled, mut stopped) = (false, false);
@@ -377,6 +400,15 @@ impl Runner {
         let removed = tokio::task::spawn_blocking(move || spool::remove(&folder, delivery)).await;
         if let Ok(Err(why)) = removed {
             warn!(%delivery, "the delivery's output cannot be removed: {why}; the next start tries again");
+        }
+    }
+}
+
+impl Supervising {
+    async fn born(self) -> io::Result<Process> {
+        match self {
+            Self::Coming(birth) => birth.await.map_err(io::Error::other).flatten(),
+            Self::Waiting(process) => Ok(process),
         }
     }
 }

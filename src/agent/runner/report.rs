@@ -28,7 +28,7 @@ pub fn outcome(end: End, spec: &Spec, spool: &Spool) -> Outcome {
             outcome.state = State::Failed;
             reasons.push(reason);
         }
-        Some(Report::Ended { cause, exit_code, signal, duration_ms, unkilled }) => {
+        Some(Report::Ended { cause, exit_code, signal, duration_ms, unkilled, again: _ }) => {
             outcome.duration_ms = Some(duration_ms);
             outcome.signal = signal;
             // An exit code is the process's own word; one that it gave under a signal of ours says nothing.

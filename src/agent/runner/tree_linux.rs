@@ -30,8 +30,19 @@ pub fn become_root() -> Result<(), Errno> {
 /// # Errors
 /// What the kernel says.
 pub fn outlast_signals() -> Result<(), Errno> {
-    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
-    signals.into_iter().collect::<SigSet>().thread_block()
+    service_signals().thread_block()
+}
+
+/// The opposite: for what has no work any more, and before the next command is spawned.
+///
+/// # Errors
+/// What the kernel says.
+pub fn heed_signals() -> Result<(), Errno> {
+    service_signals().thread_unblock()
+}
+
+fn service_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT].into_iter().collect()
 }
 
 /// Puts the command into its own process group.

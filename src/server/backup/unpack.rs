@@ -10,7 +10,7 @@ use crate::secret::hex;
 use crate::server::folder::{make_private, private_file};
 use crate::store::copy::{Contents, CopyError, Pace, check};
 use crate::store::handle::DATABASE_FILE;
-use crate::store::migrate::known_version;
+use crate::store::migrate::{is_usable, known_version};
 use flate2::bufread::GzDecoder;
 use ring::digest::{Context, SHA256};
 use std::collections::HashSet;
@@ -72,7 +72,7 @@ fn read_manifest(text: &[u8], path: &Path) -> Result<Manifest, BackupError> {
         return Err(BackupError::NewerFormat { path: path.to_owned(), found: head.format, by: head.postrider });
     }
     let manifest: Manifest = serde_json::from_slice(text).map_err(wrong)?;
-    if manifest.schema > known_version() {
+    if !is_usable(manifest.schema, known_version()) {
         let (found, known) = (manifest.schema, known_version());
         return Err(BackupError::NewerSchema { path: path.to_owned(), found, known, by: manifest.postrider });
     }

@@ -3,6 +3,7 @@
 use super::handshake::{HELLO_LOG, Session, handshake, ready};
 use super::reader::Reader;
 use super::writer::{NOTES_MAX, Writer};
+use crate::crash;
 use crate::protocol::close::CloseReason;
 use crate::server::app::App;
 use crate::server::attempt::NOBODY;
@@ -17,6 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Runs a session on a fresh connection. `connection` keeps its place under the cap.
 pub async fn run(app: Arc<App>, mut socket: Socket, connection: Connection) {
+    if crash::is_broken("no-agents") {
+        return;
+    }
     let peer = connection.peer;
     let mut claimed = None;
     // Boxed, here and in what a session does now and then: what it takes is given back, and an idle agent costs little.

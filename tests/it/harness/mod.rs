@@ -19,3 +19,4 @@ pub mod runs;
 pub mod scene;
 pub mod server;
 pub mod small_disk;
+pub mod upgrading;
