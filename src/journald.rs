@@ -92,15 +92,15 @@ mod tests {
     /// What the journal would read.
     fn fields(mut bytes: &[u8]) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        while !bytes.is_empty() {
-            let at = bytes.iter().position(|&byte| byte == b'\n').unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        while let Some(at) = bytes.iter().position(|&byte| byte == b'\n') {
             let (name, rest) = (&bytes[..at], &bytes[at + 1..]);
-            let length = usize::try_from(u64::from_le_bytes(rest[..8].try_into().unwrap())).unwrap();
-            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            let length = rest[..8].iter().rev().fold(0, |length, byte| length * 256 + usize::from(*byte));
             found.push((text(name), text(&rest[8..8 + length])));
             assert_eq!(rest[8 + length], b'\n');
             bytes = &rest[9 + length..];
         }
+        assert!(bytes.is_empty());
         found
     }
 
