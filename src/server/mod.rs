@@ -23,6 +23,7 @@ pub mod events;
 pub mod files;
 pub mod folder;
 pub mod health;
+pub mod install;
 pub mod joins;
 pub mod limits;
 pub mod listener;
