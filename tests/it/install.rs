@@ -121,6 +121,30 @@ async fn the_line_is_printed_alone_and_short_where_the_certificate_is_trusted_an
     assert!(line.starts_with("curl -fsS https://msp.example/install/prj1_"), "{line}");
 }
 
+#[tokio::test]
+async fn a_server_hands_out_the_executable_that_it_runs_whatever_took_its_name() {
+    let (data, place) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let copy = place.path().join("postrider");
+    fs::copy(binary(), &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.arg("serve").arg("--data").arg(data.path()).args(["--listen", "127.0.0.1:0"]);
+    let process = Process::spawn(command, place.path().join("log"));
+    let server = ServerProcess::attach(process, data.path()).await;
+    fs::write(place.path().join("new"), "another version").unwrap();
+    fs::rename(place.path().join("new"), &copy).unwrap();
+    let host = NewHost::default();
+    let (_, text) = script(&server.api, json!({})).await;
+    let ended = host.sh(&["sh"], &text).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(fs::read(host.at("usr/local/bin/postrider")).unwrap(), fs::read(binary()).unwrap());
+    // Where another unit starts the same file, it stays.
+    fs::write(host.at("etc/systemd/system/postrider.service"), "ExecStart=/usr/local/bin/postrider serve\n").unwrap();
+    let text = fs::read_to_string(host.at("usr/local/sbin/postrider-uninstall")).unwrap();
+    let ended = host.sh(&["sh"], &text).await;
+    assert!(ended.code == Some(0) && ended.out().contains("another unit"), "{ended:?}");
+    assert!(host.at("usr/local/bin/postrider").exists());
+}
+
 #[test]
 fn shellcheck_has_nothing_to_say() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/server/install");

@@ -12,9 +12,12 @@ use crate::harness::small_disk::SmallDisk;
 use postrider::protocol::join::JoinString;
 use postrider::secret::{Secret, hex, sha256};
 use postrider::server::agents_folder::AGENTS_FOLDER;
+use postrider::server::install::executables::DOWNLOADS_MAX;
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const MIB: usize = 1024 * 1024;
 
@@ -95,6 +98,12 @@ async fn a_host_that_cannot_have_it_is_told_why() {
     nobody.env_remove("DESTDIR").current_dir("/");
     let ended = run_with(nobody, text.as_bytes()).await;
     nothing_came(&host, &ended, "it needs root");
+
+    fs::create_dir_all(host.at("usr/local/bin")).unwrap();
+    fs::write(host.at("usr/local/bin/postrider"), "a server's").unwrap();
+    let ended = host.sh(&["sh"], &text).await;
+    assert!(ended.code == Some(1) && ended.stderr.contains("move it away first"), "{ended:?}");
+    assert_eq!(host.files(), ["usr/local/bin/postrider"]);
     server.stop().await;
 }
 
@@ -113,6 +122,8 @@ async fn a_full_disk_and_a_place_that_cannot_be_written_keep_what_was_there() {
     let bin = disk.path().join("usr/local/bin");
     fs::create_dir_all(&bin).unwrap();
     fs::write(bin.join("postrider"), "an earlier one").unwrap();
+    fs::create_dir_all(disk.path().join("usr/local/sbin")).unwrap();
+    fs::write(disk.path().join("usr/local/sbin/postrider-uninstall"), "").unwrap();
     let mut command = Command::new("sh");
     command.env("DESTDIR", disk.path());
     let ended = run_with(command, text.as_bytes()).await;
@@ -221,5 +232,33 @@ async fn executables_are_for_holders_of_a_good_join_string_and_for_agents() {
     assert_eq!(binary(api, &own, &token).await.status, 200);
     api.call("DELETE", "/api/agents/web-1", Value::Null).await;
     assert_eq!(binary(api, &own, &token).await.problem().0, 401, "revoked");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn readers_that_never_read_take_the_places_until_they_go() {
+    let server = TestServer::start().await;
+    let api = &server.api;
+    // More than fits into the sockets' buffers.
+    let path = put_dummy(server.data.path(), 1, 64 * MIB);
+    let own = path.file_name().unwrap().to_str().unwrap().strip_prefix("postrider-").unwrap().to_owned();
+    let join = api.join().await;
+    let mut crowd = Vec::new();
+    for _ in 0..DOWNLOADS_MAX {
+        let mut stream = TcpStream::connect(api.address()).await.unwrap();
+        let request = format!("GET /install/binary/{own} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {join}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head, b"HTTP/1.1 200 OK");
+        crowd.push(stream);
+    }
+    let refused = binary(api, &own, &join).await;
+    assert_eq!(refused.problem(), (503, "too_many_downloads".to_owned()));
+    assert!(refused.headers.contains_key("retry-after"));
+    put_dummy(server.data.path(), 1, MIB);
+    drop(crowd);
+    eventually("there is a place again", || async { (binary(api, &own, &join).await.status == 200).then_some(()) })
+        .await;
     server.stop().await;
 }

@@ -68,7 +68,7 @@ check_host() {
         fi
     fi
     [ "$(uname -s)" = Linux ] || die "it installs on Linux; this is $(uname -s)"
-    for tool in curl sha256sum mktemp timeout sed grep; do
+    for tool in curl sha256sum mktemp timeout sed grep cmp; do
         command -v "$tool" >/dev/null || die "it needs $tool: install it first"
     done
     case $(uname -m) in
@@ -106,6 +106,10 @@ install_binary() {
     if [ -f "$root$binary" ] && [ ! -L "$root$binary" ] && [ "$(hash_of "$root$binary")" = "$sha256" ]; then
         chmod 0755 "$root$binary"
         return 0
+    fi
+    # The server may have been installed there by hand.
+    if [ -e "$root$binary" ] && [ ! -e "$root$uninstaller" ]; then
+        die "this host has another $binary, which did not come by this line: move it away first"
     fi
     mkdir -p "$root${binary%/*}" || die "$root${binary%/*} cannot be made"
     # Beside its place, so that it takes that in one step.
@@ -159,12 +163,12 @@ start() {
     run=$(systemctl show --property=InvocationID --value postrider-agent)
     waited=0
     while [ "$waited" -lt 60 ]; do
-        journal | grep -q 'connected to ' && break
+        journal | grep -q 'INFO connected to ' && break
         systemctl --quiet is-active postrider-agent || waited=60
         sleep 1
         waited=$((waited + 1))
     done
-    if ! journal | grep -q 'connected to '; then
+    if ! journal | grep -q 'INFO connected to '; then
         journal | tail -n 20 >&2
         die "the agent was started and has not connected; above is what it says (journalctl -u postrider-agent)"
     fi

@@ -24,6 +24,8 @@ const UNIT: &str = include_str!("../../../packaging/postrider-agent.service");
 const PACKAGED: &str = "/usr/bin/postrider";
 /// Where the script puts it.
 const INSTALLED: &str = "/usr/local/bin/postrider";
+/// A page that only the package brings.
+const MANUAL: &str = "Documentation=man:postrider-agent(1)\n";
 /// Platforms that the script knows.
 const PLATFORMS: [Platform; 2] = [Platform::LinuxX86_64, Platform::LinuxAarch64];
 /// Neither text nor anything that a browser would run.
@@ -83,6 +85,11 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// The unit for what the script puts where.
+fn unit() -> String {
+    UNIT.replace(PACKAGED, INSTALLED).replace(MANUAL, "")
+}
+
 fn compose(settings: &Settings<'_>) -> String {
     let Settings { url, join, server_id, anchor, executables } = settings;
     let mut text = String::from(
@@ -107,7 +114,7 @@ fn compose(settings: &Settings<'_>) -> String {
             set("connect_to", "");
         }
     }
-    set("unit", UNIT.replace(PACKAGED, INSTALLED).trim_end());
+    set("unit", unit().trim_end());
     set("uninstall", UNINSTALL.trim_end());
     text.push_str("executable() {\n    case $1 in\n");
     for (platform, found) in executables {
@@ -137,7 +144,7 @@ mod tests {
     #[test]
     fn the_unit_starts_what_the_script_installs() {
         assert!(UNIT.contains(&format!("ExecStart={PACKAGED} agent")));
-        assert!(!UNIT.replace(PACKAGED, INSTALLED).contains(PACKAGED));
+        assert!(UNIT.contains(MANUAL) && !unit().contains(PACKAGED) && !unit().contains(MANUAL));
         assert!(BODY.ends_with("\nmain \"$@\"\n"), "what was cut off runs nothing");
     }
 }

@@ -30,7 +30,12 @@ main() {
         fi
     fi
     name=$(sed -n 's/^ *"name": "\([^"]*\)".*/\1/p' "$root$data/agent.json" 2>/dev/null || true)
-    rm -f "$root/etc/systemd/system/postrider-agent.service" "$root/usr/local/bin/postrider"
+    rm -f "$root/etc/systemd/system/postrider-agent.service"
+    if grep -qs /usr/local/bin/postrider "$root"/etc/systemd/system/*.service; then
+        say "/usr/local/bin/postrider stays: another unit starts it"
+    else
+        rm -f "$root/usr/local/bin/postrider"
+    fi
     if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
     if [ -n "$purge" ]; then
         rm -rf "$root$data"
