@@ -3,6 +3,7 @@
 use crate::harness::cli::good;
 use crate::harness::installing::{NewHost, line, script};
 use crate::harness::process::{Process, ServerProcess, binary, postrider};
+use crate::tls::PublicIssuer;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -119,6 +120,32 @@ async fn the_line_is_printed_alone_and_short_where_the_certificate_is_trusted_an
     let _proxied = server(&behind, &["--behind-proxy", "--public-url", "https://msp.example"]).await;
     let line = good(behind.path(), &["join", "create", "--install"]).await.out();
     assert!(line.starts_with("curl -fsS https://msp.example/install/prj1_"), "{line}");
+}
+
+#[tokio::test]
+async fn with_a_public_certificate_the_line_is_short_where_that_is_for_the_address() {
+    let (data, files) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let at = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
+    PublicIssuer::new(at("root.pem").as_ref()).certify(at("chain.pem").as_ref(), at("key.pem").as_ref());
+    let server = server(&data, &["--tls-cert", &at("chain.pem"), "--tls-key", &at("key.pem")]).await;
+    let listen = fs::read_to_string(data.path().join("listen")).unwrap();
+    let port = listen.trim().rsplit(':').next().unwrap();
+    let line = async |host: &str| {
+        let url = format!("https://{host}:{port}");
+        let made = server.api.call("POST", "/api/join", json!({ "server_url": url })).await.json();
+        made["install"].as_str().unwrap().to_owned()
+    };
+    let short = line("localhost").await;
+    assert!(short.starts_with("curl -fsS https://localhost:"), "{short}");
+    let long = line("127.0.0.1").await;
+    assert!(long.contains("--cacert"), "{long}");
+    let trusting = format!("export CURL_CA_BUNDLE={}\n{short}", at("root.pem"));
+    for (text, installs) in [(&long, true), (&trusting, true), (&short, false)] {
+        let host = NewHost::default();
+        let ended = host.sh(&["sh"], text).await;
+        assert_eq!(host.at("usr/local/bin/postrider").exists(), installs, "{text}: {ended:?}");
+        assert_eq!(ended.stderr.contains("curl: (60)"), !installs, "{ended:?}");
+    }
 }
 
 #[tokio::test]
