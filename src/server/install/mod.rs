@@ -1,4 +1,4 @@
-//! How a host gets its agent from here: [`line`] is what an operator pastes, [`script`] what it fetches, [`executables`]
+//! How a host gets its agent from here: [`mod@line`] is what an operator pastes, [`script`] what it fetches, [`executables`]
 //! what that downloads, and [`holder`] says who may.
 
 pub mod executables;
