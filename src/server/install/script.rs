@@ -1,4 +1,4 @@
-//! `GET /install/{join}`: the script that installs an agent: [`BODY`] with this server's settings before it.
+//! `GET /install/{join}`: the script that installs an agent: `install.sh` with this server's settings before it.
 //!
 //! It was fetched over a connection to a server that was known, so what it says of executables holds: their hashes.
 
