@@ -1,85 +1,15 @@
 #!/usr/bin/env bash
 # Tries the Debian package under a real systemd: a clean Debian root, booted with systemd-nspawn.
 #   packaging/test-deb.sh PACKAGE.deb NEWER.deb
-# Needs root, debootstrap and systemd-nspawn; says so and ends with 77 where they are not there. The clean root is kept in
-# /var/cache/postrider-test (POSTRIDER_TEST_CACHE) and never booted itself: each run boots a copy.
+# Needs root, debootstrap and systemd-nspawn (see nspawn.sh); says so and ends with 77 where they are not there.
 set -euo pipefail
 old=$(realpath "${1:?PACKAGE.deb}") new=$(realpath "${2:?NEWER.deb}")
-cache=${POSTRIDER_TEST_CACHE:-/var/cache/postrider-test}
-suite=bookworm
+. "$(dirname "$0")/nspawn.sh"
 
-skip() {
-    echo "SKIPPED: $*"
-    exit 77
-}
-[ "$(id -u)" = 0 ] || skip "it needs root"
-for tool in debootstrap systemd-nspawn nsenter; do
-    command -v "$tool" >/dev/null || skip "$tool is not installed"
-done
-
-if [ ! -e "$cache/root/.complete" ]; then
-    echo "making a clean $suite root in $cache/root"
-    mkdir -p "$cache"
-    rm -rf "$cache/root"
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,adduser "$suite" "$cache/root" >"$cache/debootstrap.log"
-    touch "$cache/root/.complete"
-fi
-
-work=$(mktemp -d "$cache/run.XXXXXX")
-root=$work/root machine=postrider-test-$$
-nspawn=
-end() {
-    if [ -n "$nspawn" ] && kill -0 "$nspawn" 2>/dev/null; then
-        # nspawn hands it on as an orderly poweroff.
-        kill -TERM "$nspawn"
-        for _ in $(seq 300); do kill -0 "$nspawn" 2>/dev/null || break; sleep 0.1; done
-        kill -KILL "$nspawn" 2>/dev/null || true
-    fi
-    rm -rf "$work"
-}
-trap end EXIT
-cp -a --reflink=auto "$cache/root" "$root"
+new_root
 cp "$old" "$root/root/old.deb"
 cp "$new" "$root/root/new.deb"
-
-# No machined is needed, and the network is its own.
-systemd-nspawn --quiet --boot --directory "$root" --machine "$machine" --register=no --keep-unit --private-network \
-    --console=pipe --kill-signal=SIGRTMIN+4 >"$work/console" 2>&1 </dev/null &
-nspawn=$!
-
-leader=
-for _ in $(seq 300); do
-    leader=$(pgrep -P "$nspawn" | head -n 1 || true)
-    [ -n "$leader" ] && grep -q systemd "/proc/$leader/comm" && break
-    kill -0 "$nspawn" 2>/dev/null || { cat "$work/console"; echo "FAILED: it did not boot"; exit 1; }
-    sleep 0.1
-done
-in_root() {
-    nsenter --target "$leader" --mount --uts --ipc --net --pid --cgroup --root --wd -- \
-        /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive "$@"
-}
-until_true() {
-    local what=$1
-    shift
-    for _ in $(seq 300); do
-        if in_root "$@" >/dev/null 2>&1; then return 0; fi
-        sleep 0.1
-    done
-    fail "$what"
-}
-step() { echo "-- $*"; }
-fail() {
-    echo "FAILED: $*"
-    in_root systemctl --no-pager status postrider postrider-agent || true
-    in_root journalctl --no-pager -n 40 || true
-    exit 1
-}
-is() { in_root "$@" >"$work/out" 2>&1 || { cat "$work/out"; fail "$*"; }; }
-is_not() { if in_root "$@" >"$work/out" 2>&1; then cat "$work/out"; fail "not: $*"; fi; }
-tells() { grep -q -- "$1" "$work/out" || { cat "$work/out"; fail "no \"$1\""; }; }
-
-until_true "systemd came up" systemctl list-units
-step "booted: $(in_root systemctl --version | head -n 1), $(in_root cat /etc/debian_version)"
+boot postrider postrider-agent
 
 step "install: nothing is enabled or started by it"
 is dpkg --install /root/old.deb

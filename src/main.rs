@@ -241,6 +241,7 @@ fn configured(args: ServeArgs) -> anyhow::Result<ServeConfig> {
 async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
     let config = AgentConfig {
         join: args.join.map(Secret::new),
+        enroll_only: args.enroll_only,
         name: args.name,
         tags: args.tags.into_iter().collect(),
         starts_per_minute: args.starts_per_minute.unwrap_or(STARTS_PER_MINUTE_DEFAULT),

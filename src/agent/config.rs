@@ -24,6 +24,8 @@ pub struct AgentConfig {
     pub join: Option<Secret>,
     /// The agent's own folder: credential, journal and spooled output. Made if it is not there.
     pub data: PathBuf,
+    /// It enrolls if it has to, and ends.
+    pub enroll_only: bool,
     /// The name it asks for at enrollment; none: the host's.
     pub name: Option<AgentName>,
     /// Its tags at enrollment.
@@ -41,6 +43,7 @@ impl AgentConfig {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             join: None,
+            enroll_only: false,
             data: data.into(),
             name: None,
             tags: Tags::new(),

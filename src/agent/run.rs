@@ -35,6 +35,9 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     let folder = DataFolder::open(&config.data)?;
     let wish = Wish { name: config.name, tags: config.tags };
     let Some(credential) = credential(&folder, config.join.as_ref(), &wish, &stop).await? else { return Ok(()) };
+    if config.enroll_only {
+        return Ok(());
+    }
     let Some(agent) = credential.agent_id else { return Err(AgentError::NoJoin) };
     let Opened { journal, held, last_epoch } = Journal::open(&folder.journal())?;
     let tasks = Tasks::default();

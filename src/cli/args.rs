@@ -211,6 +211,9 @@ pub struct AgentArgs {
     /// The join string that `postrider join create` printed; needed once
     #[arg(long, value_name = "STRING", env = "POSTRIDER_JOIN", hide_env_values = true)]
     pub join: Option<String>,
+    /// Enroll, if that is still to be done, and end: what starts the agent later needs no join string
+    #[arg(long)]
+    pub enroll_only: bool,
     /// Where credential and journal are kept [default: /var/lib/postrider-agent, else ~/.local/share/postrider-agent]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,

@@ -23,6 +23,7 @@ can enroll an agent, until it is used up, expired or revoked.
 
 Examples:
   postrider join create
+  postrider join create --install                 a line that installs an agent, for a root shell on a Linux host
   postrider join create --site berlin --tag role=web
   postrider join create --uses 20 --approve       the agents wait for `postrider agents approve`
   postrider join create --uses 20 --expires 7d --server-url https://msp.example:7717
@@ -61,6 +62,9 @@ pub enum JoinVerb {
         /// Its agents are given nothing until somebody approves them
         #[arg(long)]
         approve: bool,
+        /// Print the line that installs an agent on a Linux host in the string's place
+        #[arg(long)]
+        install: bool,
         /// The server's address as the agents reach it [default: the server's own choice]
         #[arg(long, value_name = "URL")]
         server_url: Option<String>,
@@ -82,23 +86,26 @@ pub async fn run(args: JoinArgs) -> Result<u8, CliError> {
     let client = access::connect(&args.access)?;
     let now_ms = Clock::system().now_ms();
     match args.verb {
-        JoinVerb::Create { uses, expires, site, tags, approve, server_url } => {
+        JoinVerb::Create { uses, expires, site, tags, approve, install, server_url } => {
             let expires_s = Some(expires.as_secs_f64());
             let tags = tags.into_iter().collect();
             let request = JoinRequest { uses: Some(uses), expires_s, server_url, tags, site, approve };
             let made: JoinResponse = client.post("/api/join", &request, None, About::Joins).await?;
-            match &made.join {
+            let wanted = if install { &made.install } else { &made.join };
+            match wanted {
                 _ if args.json => out::json(&made)?,
-                Some(string) => {
-                    out::line(string)?;
+                Some(text) => {
+                    out::line(text)?;
                     let life = span(made.expires_ms - made.created_ms);
-                    out::note(&format!("good for {} within {life}: postrider agent --join STRING", enrollments(uses)));
+                    let how =
+                        if install { "paste it into a root shell there" } else { "postrider agent --join STRING" };
+                    out::note(&format!("good for {} within {life}: {how}", enrollments(uses)));
                     if made.approve {
                         out::note("they wait for approval then: `postrider agents` shows them");
                     }
                 }
                 None => {
-                    let message = "it made a join string and did not show it".to_owned();
+                    let message = "it made a join string and did not show what was asked for".to_owned();
                     return Err(CliError::Answer { url: client.url().to_string(), message });
                 }
             }

@@ -33,6 +33,9 @@ pub struct JoinResponse {
     /// The string itself. Only in the answer that makes it; it is not kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<String>,
+    /// The line that installs an agent with it, for a root shell on a Linux host. Only in the answer that makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub install: Option<String>,
     /// When it was made.
     pub created_ms: i64,
     /// Name of the token that made it.

@@ -1,6 +1,7 @@
 //! What every part of the server holds: a leaf, so that the parts need not know each other.
 
 use super::admission::Admission;
+use super::install::executables::Executables;
 use super::limits::Limits;
 use super::metrics::Metrics;
 use super::presence::Presence;
@@ -92,6 +93,8 @@ pub struct App {
     pub brake: Brake,
     /// For small secrets that the database keeps for a while.
     pub seal: SealKey,
+    /// What hosts get from here to become agents.
+    pub executables: Executables,
     /// Signs the tokens with which agents fetch their specifications.
     pub fetch_key: FetchKey,
 }

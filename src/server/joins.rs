@@ -3,6 +3,7 @@
 use super::call::{Call, json};
 use super::commands::id;
 use super::error::ApiError;
+use super::install::line;
 use crate::http_client::ServerUrl;
 use crate::protocol::access::{JoinRequest, JoinsResponse, Role};
 use crate::protocol::join::JoinString;
@@ -65,7 +66,9 @@ pub async fn create(mut call: Call) -> Result<Response, ApiError> {
     let expires_ms = store.clock.now_ms() + life_ms;
     let operation = CreateJoin { actor, hash: secret.hash(), uses_max, expires_ms, tags, approve: request.approve };
     let mut made = store.try_write(operation).await?;
-    made.join = Some(JoinString { url: url.to_string(), server_id: store.server_id, secret, pins }.encode());
+    let join = JoinString { url: url.to_string(), server_id: store.server_id, secret, pins }.encode();
+    made.install = Some(line::line(&call.app, &url, &join));
+    made.join = Some(join);
     json(StatusCode::CREATED, &made)
 }
 

@@ -6,6 +6,7 @@
 pub mod acme;
 pub mod admission;
 pub mod agents;
+pub mod agents_folder;
 pub mod app;
 pub mod attempt;
 pub mod audit;
@@ -22,6 +23,7 @@ pub mod events;
 pub mod files;
 pub mod folder;
 pub mod health;
+pub mod install;
 pub mod joins;
 pub mod limits;
 pub mod listener;

@@ -4,6 +4,7 @@ use super::app::App;
 use super::attempt::Attempt;
 use super::call::{Call, Pieces};
 use super::error::ApiError;
+use super::install::{executables, script};
 use super::listener::Connection;
 use super::{agents, audit, authorities, commands, enroll, events, health, joins, login, submit, tokens, upgrade};
 use crate::pin;
@@ -36,6 +37,8 @@ enum Resource {
     Joins,
     Join(String),
     Enroll,
+    Install(String),
+    InstallBinary(String),
     Tokens,
     Token(String),
     Authorities,
@@ -74,6 +77,8 @@ impl Resource {
             ["api", "join"] => Self::Joins,
             ["api", "join", id] => Self::Join(decoded(id)),
             ["api", "enroll"] => Self::Enroll,
+            ["install", join] => Self::Install(decoded(join)),
+            ["install", "binary", platform] => Self::InstallBinary(decoded(platform)),
             ["api", "tokens"] => Self::Tokens,
             ["api", "tokens", id] => Self::Token(decoded(id)),
             ["api", "tokens", id, "totp"] => Self::TokenTotp(decoded(id)),
@@ -106,6 +111,8 @@ impl Resource {
             Self::Joins => "/api/join",
             Self::Join(_) => "/api/join/{id}",
             Self::Enroll => "/api/enroll",
+            Self::Install(_) => "/install/{join}",
+            Self::InstallBinary(_) => "/install/binary/{platform}",
             Self::Tokens => "/api/tokens",
             Self::Token(_) => "/api/tokens/{id}",
             Self::Authorities => "/api/authorities",
@@ -138,8 +145,11 @@ impl Resource {
             | Self::TokenTotp(asked)
             | Self::Authority(asked)
             | Self::AgentSpec(asked)
+            | Self::InstallBinary(asked)
             | Self::Nothing(asked) => Some(asked),
-            Self::Commands
+            // The variable is a secret.
+            Self::Install(_)
+            | Self::Commands
             | Self::Agents
             | Self::Joins
             | Self::Enroll
@@ -176,6 +186,8 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Joins, "POST") => joins::create(call).await,
         (R::Join(id), "DELETE") => joins::revoke(call, &id).await,
         (R::Enroll, "POST") => enroll::enroll(call).await,
+        (R::Install(join), "GET") => script::script(call, &join).await,
+        (R::InstallBinary(platform), "GET") => executables::download(call, &platform).await,
         (R::Tokens, "GET") => tokens::list(call).await,
         (R::Tokens, "POST") => tokens::create(call).await,
         (R::Token(id), "DELETE") => tokens::revoke(call, &id).await,
@@ -213,7 +225,9 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
             | R::Ready
             | R::Metrics
             | R::AgentSocket
-            | R::AgentSpec(_),
+            | R::AgentSpec(_)
+            | R::Install(_)
+            | R::InstallBinary(_),
             _,
         ) => Err(ApiError::method("GET")),
     }
@@ -258,7 +272,7 @@ async fn respond(
     body: Pieces,
 ) -> Response {
     let request_id = RequestId::new();
-    let route = resource.route();
+    let (route, is_script) = (resource.route(), matches!(resource, Resource::Install(_)));
     let metrics = Arc::clone(&app.metrics);
     // Whoever knows us by a pin learns of the others.
     let tls = app.tls.clone().filter(|_| connection.pin.is_some());
@@ -275,7 +289,7 @@ async fn respond(
     let mut response = answer(resource, call).await.unwrap_or_else(|error| {
         attempt.note(&error);
         metrics.refused(error.code());
-        error.into_response(request_id)
+        if is_script { script::refusal(error, request_id) } else { error.into_response(request_id) }
     });
     metrics.answered(route, response.status().as_u16());
     let headers = response.headers_mut();

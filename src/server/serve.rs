@@ -9,6 +9,7 @@ use super::backup::error::BackupError;
 use super::backup::schedule::{Schedule, Scheduler};
 use super::backup::{restore, work};
 use super::folder::{Folder, FolderError, LISTEN_FILE, OWNER_TOKEN_FILE, PINS_FILE};
+use super::install::executables::Executables;
 use super::limits::Limits;
 use super::listener::Door;
 use super::metrics::{Metrics, StoreMetrics};
@@ -263,6 +264,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         open_on_loopback: config.behind_proxy.is_none(),
         brake: config.brake,
         seal: folder.seal_key()?,
+        executables: Executables::open(folder.path()),
         fetch_key: FetchKey::default(),
     });
     match tls {

@@ -11,6 +11,19 @@ use rusqlite::OptionalExtension;
 /// Why an enrollment with a wrong secret is refused.
 pub const JOIN_UNKNOWN: &str = "the join string is not known here";
 
+/// Whether a join string enrolls another agent: it is not revoked, has not expired, and has uses left.
+///
+/// # Errors
+/// `JoinRefused`.
+pub(super) fn refuse(good: bool, fresh: bool, has_uses: bool) -> Result<(), StoreError> {
+    match (good, fresh, has_uses) {
+        (false, _, _) => Err(StoreError::JoinRefused("the join string was revoked")),
+        (_, false, _) => Err(StoreError::JoinRefused("the join string has expired")),
+        (_, _, false) => Err(StoreError::JoinRefused("the join string has been used up")),
+        (true, true, true) => Ok(()),
+    }
+}
+
 /// An enrollment.
 #[derive(Clone, Debug)]
 pub struct Enroll {
@@ -75,12 +88,7 @@ impl Enroll {
                 ))
             };
         }
-        match (good, fresh, has_uses) {
-            (false, _, _) => return Err(StoreError::JoinRefused("the join string was revoked")),
-            (_, false, _) => return Err(StoreError::JoinRefused("the join string has expired")),
-            (_, _, false) => return Err(StoreError::JoinRefused("the join string has been used up")),
-            (true, true, true) => {}
-        }
+        refuse(good, fresh, has_uses)?;
         let id = AgentId::new();
         let mut tags = self.tags.clone();
         tags.extend(serde_json::from_str::<Tags>(&join_tags).unwrap_or_default());

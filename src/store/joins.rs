@@ -2,6 +2,7 @@
 
 use super::audit::{self, Actor};
 use super::enqueue::in_scope;
+use super::enroll::{JOIN_UNKNOWN, refuse};
 use super::error::StoreError;
 use super::handle::Store;
 use super::op::Apply;
@@ -10,7 +11,7 @@ use crate::protocol::http::PAGE_MAX;
 use crate::protocol::ids::JoinId;
 use crate::protocol::name::Tags;
 use crate::protocol::scope::Scope;
-use rusqlite::Row;
+use rusqlite::{OptionalExtension, Row};
 
 /// Makes a join string.
 #[derive(Clone, Debug)]
@@ -35,6 +36,7 @@ fn response(row: &Row<'_>) -> rusqlite::Result<JoinResponse> {
     Ok(JoinResponse {
         id: JoinId::from_bytes(row.get(0)?),
         join: None,
+        install: None,
         created_ms: row.get(1)?,
         created_by: row.get(2)?,
         expires_ms: row.get(3)?,
@@ -122,6 +124,25 @@ impl RevokeJoin {
 }
 
 impl Store {
+    /// Whether an agent could enroll now with the join string whose secret has this hash.
+    ///
+    /// # Errors
+    /// `JoinRefused`; SQLite's.
+    pub async fn join_is_good(&self, hash: [u8; 32]) -> Result<(), StoreError> {
+        // The index of joins.hash.
+        const SQL: &str = "SELECT revoked_ms IS NULL, expires_ms > ?2, uses < uses_max FROM joins WHERE hash = ?1";
+        let now_ms = self.clock.now_ms();
+        self.read(move |conn| {
+            let found: Option<(bool, bool, bool)> = conn
+                .prepare_cached(SQL)?
+                .query_row((hash, now_ms), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            let (good, fresh, has_uses) = found.ok_or(StoreError::JoinRefused(JOIN_UNKNOWN))?;
+            refuse(good, fresh, has_uses)
+        })
+        .await
+    }
+
     /// Join strings for agents of a scope, newest first.
     ///
     /// # Errors

@@ -118,14 +118,15 @@ impl Releases {
         replace_link(&self.root.join(link), Path::new(name))
     }
 
-    /// Lets the command line and the unit find what runs: `link` leads to `current`.
+    /// Lets the command line and the unit find what runs: `link` leads to `current`. A copy of what runs that somebody installed
+    /// there is replaced; anything else is not ours.
     ///
     /// # Errors
     /// [`UpgradeError::InTheWay`], [`UpgradeError::Io`].
     pub fn lead(&self, link: &Path) -> Result<(), UpgradeError> {
         let target = self.root.join(CURRENT).join(PROGRAM);
         match fs::symlink_metadata(link) {
-            Ok(found) if !found.is_symlink() => return Err(UpgradeError::InTheWay(link.to_owned())),
+            Ok(found) if found.is_file() && same(link, &target).map_err(UpgradeError::io(link))? => {}
             Ok(_) if fs::read_link(link).is_ok_and(|to| to == target) => return Ok(()),
             Ok(_) => return Err(UpgradeError::InTheWay(link.to_owned())),
             Err(_) => {}
@@ -174,6 +175,11 @@ fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<(), UpgradeError> {
     #[cfg(not(unix))]
     let _ = mode;
     copied.map_err(UpgradeError::io(to))
+}
+
+/// Whether two files have the same bytes.
+fn same(one: &Path, other: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(one)?.len() == fs::metadata(other)?.len() && fs::read(one)? == fs::read(other)?)
 }
 
 fn replace_link(link: &Path, target: &Path) -> Result<(), UpgradeError> {
@@ -261,8 +267,13 @@ mod tests {
         drop(lock);
         assert!(releases.lock().unwrap().is_some());
         let link = folder.path().join("bin");
+        fs::create_dir(folder.path().join("1")).unwrap();
+        fs::write(releases.program("1"), "runs").unwrap();
+        releases.point(CURRENT, "1").unwrap();
+        fs::write(&link, "runs").unwrap();
         releases.lead(&link).unwrap();
         releases.lead(&link).unwrap();
+        assert!(link.is_symlink());
         fs::remove_file(&link).unwrap();
         fs::write(&link, "precious").unwrap();
         assert!(matches!(releases.lead(&link), Err(UpgradeError::InTheWay(_))));

@@ -41,6 +41,10 @@ mod half_open;
 mod harness;
 mod history;
 mod identity;
+#[cfg(unix)]
+mod install;
+#[cfg(unix)]
+mod install_bad;
 mod interleave;
 mod late_frames;
 mod limits;

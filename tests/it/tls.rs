@@ -245,12 +245,13 @@ async fn a_leaf_must_be_of_the_pinned_authority_for_its_name_and_not_have_ended(
 }
 
 /// An issuer that a system may trust, and its certificate in a file.
-struct PublicIssuer {
+pub struct PublicIssuer {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl PublicIssuer {
-    fn new(file: &Path) -> Self {
+    /// A fresh one.
+    pub fn new(file: &Path) -> Self {
         let (key, params) = authority();
         let issuer = CertifiedIssuer::self_signed(params, key).unwrap();
         fs::write(file, issuer.pem()).unwrap();
@@ -258,9 +259,11 @@ impl PublicIssuer {
     }
 
     /// A certificate for localhost and its key.
-    fn certify(&self, chain: &Path, key: &Path) {
+    pub fn certify(&self, chain: &Path, key: &Path) {
         let leaf_key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let mut leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        // The issuer's own name would make it look self-signed to OpenSSL.
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, "localhost");
         fs::write(key, leaf_key.serialize_pem()).unwrap();
         fs::write(chain, leaf.signed_by(&leaf_key, &self.issuer).unwrap().pem()).unwrap();
     }

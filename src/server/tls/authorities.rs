@@ -9,6 +9,7 @@ use crate::tasks::Tasks;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
 /// The folder of keys and certificates in the data folder.
 pub const TLS_FOLDER: &str = "tls";
@@ -117,6 +118,12 @@ impl Authorities {
     /// The newest one's pin.
     pub fn newest(&self) -> Pin {
         self.kept().authorities[0].pin
+    }
+
+    /// The certificate of the one with this pin; none: there is none.
+    pub fn certificate(&self, pin: Pin) -> Option<CertificateDer<'static>> {
+        let kept = self.kept();
+        kept.authorities.iter().find(|authority| authority.pin == pin).map(|found| found.certificate().clone())
     }
 
     /// Their pins and when they were made, newest first.

@@ -49,6 +49,11 @@ impl Authority {
         Ok((Self { pin, created_ms, certificate: certificate.der().clone(), key }, text))
     }
 
+    /// Its certificate, which is no secret.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
     /// Reads an authority's file.
     ///
     /// # Errors

@@ -5,7 +5,9 @@
 use crate::pin::Pin;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::client::verify_server_name;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 /// The protocol of a challenge by which an issuer of certificates checks a domain (RFC 8737).
@@ -34,6 +36,15 @@ impl Certificates {
     /// Whether there is a public certificate.
     pub fn has_public(&self) -> bool {
         self.read().public.is_some()
+    }
+
+    /// Whether there is a public certificate, and it is for this host.
+    pub fn covers(&self, host: &str) -> bool {
+        let shown = self.read();
+        let leaf = shown.public.as_ref().and_then(|key| key.end_entity_cert().ok());
+        let leaf = leaf.and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
+        let name = ServerName::try_from(host.trim_matches(['[', ']'])).ok();
+        leaf.zip(name).is_some_and(|(leaf, name)| verify_server_name(&leaf, &name).is_ok())
     }
 
     /// What is shown for `domain` to whoever offers [`CHALLENGE_ALPN`], and to nobody else; none: nothing any more.

@@ -8,6 +8,7 @@ pub mod claim;
 pub mod cli;
 pub mod eventually;
 pub mod fleet;
+pub mod installing;
 pub mod lane;
 pub mod left;
 pub mod operators;
