@@ -35,6 +35,7 @@ pub mod cli;
 pub mod server;
 
 // Floor 4: what uses several roles. Nobody imports it. `bench` measures them from outside, as a stranger with many hands;
-// `upgrade` exchanges the server's program.
+// `upgrade` exchanges the server's program; `doctor` looks at a host.
 pub mod bench;
+pub mod doctor;
 pub mod upgrade;

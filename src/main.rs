@@ -6,12 +6,14 @@ use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
 use postrider::cli::backup::BackupArgs;
 use postrider::cli::default_dir;
 use postrider::cli::dispatch::{dispatch, tell};
+use postrider::cli::doctor::DoctorArgs;
 use postrider::cli::error::CliError;
 use postrider::cli::interrupt::Interrupts;
 use postrider::cli::restore::RestoreArgs;
 use postrider::cli::serve_file::{Origin, of_server, with_file};
-use postrider::cli::upgrade::UpgradeArgs;
+use postrider::cli::upgrade::{RELEASES_DEFAULT, UpgradeArgs};
 use postrider::clock::Clock;
+use postrider::doctor::run::Place;
 use postrider::log::{self, LogFormat};
 use postrider::secret::Secret;
 use postrider::server::acme::config::AcmeConfig;
@@ -31,10 +33,10 @@ use postrider::upgrade::releases::Releases;
 use postrider::upgrade::run::{Order, recover_if_cut_off, rollback, rollback_after_crash};
 use postrider::upgrade::service::Service;
 use postrider::upgrade::show::show;
-use postrider::{bench, cli, server};
+use postrider::{bench, cli, doctor, server};
 use std::future::Future;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
@@ -77,6 +79,7 @@ fn main() -> ExitCode {
         Verb::Backup(args) => host(backup(args)),
         Verb::Restore(args) => host(restore(args)),
         Verb::Upgrade(args) => client(Builder::new_current_thread(), upgrade(args)),
+        Verb::Doctor(args) => client(Builder::new_current_thread(), look(args)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
         verb => client(Builder::new_current_thread(), dispatch(verb)),
     }
@@ -115,11 +118,36 @@ fn restore(args: RestoreArgs) -> Result<(), CliError> {
     cli::restore::show(&restored.map_err(|error| CliError::Host(error.to_string()))?, args.json)
 }
 
+/// Looks at a server's host, or an endpoint.
+async fn look(args: DoctorArgs) -> Result<u8, CliError> {
+    if args.agent {
+        let data = args.data.unwrap_or_else(default_dir::agent);
+        let unit = args.unit.unwrap_or_else(|| "postrider-agent.service".to_owned());
+        return doctor::run::tell(&doctor::run::endpoint(&data, &unit).await, args.json);
+    }
+    let config = packaged(args.config);
+    let place = Place {
+        token_file: args.token_file,
+        unit: args.unit.unwrap_or_else(|| "postrider.service".to_owned()),
+        releases: PathBuf::from(RELEASES_DEFAULT),
+    };
+    let settings = of_server(config.as_deref(), args.data.as_deref());
+    let found = match settings.map_err(anyhow::Error::from).and_then(|(args, _)| configured(args)) {
+        Ok(config) => doctor::run::server(&config, &place, Clock::system().now_ms()).await,
+        Err(error) => vec![Finding::settings(error)],
+    };
+    doctor::run::tell(&found, args.json)
+}
+
+/// The configuration that is named, else the package's where it is there.
+fn packaged(named: Option<PathBuf>) -> Option<PathBuf> {
+    named.or_else(|| Some(PathBuf::from(CONFIG)).filter(|packaged| packaged.is_file()))
+}
+
 /// Exchanges the server's program. No signal breaks it off half-way.
 async fn upgrade(args: UpgradeArgs) -> Result<u8, CliError> {
     let failed = |error: UpgradeError| CliError::Host(error.to_string());
-    let packaged = Path::new(CONFIG);
-    let config = args.config.clone().or_else(|| packaged.is_file().then(|| packaged.to_owned()));
+    let config = packaged(args.config);
     let releases = Releases::open(&args.releases).map_err(failed)?;
     if args.history {
         return show(&history(&releases).map_err(failed)?, args.json).map(|()| 0);

@@ -72,13 +72,20 @@ impl Credential {
     /// # Errors
     /// [`AgentError::Data`], [`AgentError::Credential`].
     pub fn load(folder: &DataFolder) -> Result<Option<Self>, AgentError> {
-        let path = folder.credential();
-        let bytes = match std::fs::read(&path) {
+        Self::read(&folder.credential())
+    }
+
+    /// The same from the file itself, whoever uses the folder.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn read(path: &Path) -> Result<Option<Self>, AgentError> {
+        let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(AgentError::Data { path, source }),
+            Err(source) => return Err(AgentError::Data { path: path.to_owned(), source }),
         };
-        Self::parse(&bytes).map(Some).map_err(|message| AgentError::Credential { path, message })
+        Self::parse(&bytes).map(Some).map_err(|message| AgentError::Credential { path: path.to_owned(), message })
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {

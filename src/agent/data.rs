@@ -13,6 +13,9 @@ pub struct DataFolder {
     _lock: File,
 }
 
+/// The credential file's name.
+pub const CREDENTIAL_FILE: &str = "agent.json";
+
 impl DataFolder {
     /// Makes the folder (0700) if it is not there, and locks it.
     ///
@@ -43,7 +46,7 @@ impl DataFolder {
 
     /// The credential file.
     pub fn credential(&self) -> PathBuf {
-        self.path.join("agent.json")
+        self.path.join(CREDENTIAL_FILE)
     }
 
     /// The journal's database.

@@ -1,8 +1,8 @@
 //! The command line's shape: verbs and what several of them share. Each verb's own arguments are in its file.
 
 use super::{
-    agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, duration, join, login, man,
-    output, restore, run, show, tokens, upgrade,
+    agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, doctor, duration, join,
+    login, man, output, restore, run, show, tokens, upgrade,
 };
 use crate::log::LogFormat;
 use crate::protocol::http::CONFIRM_ABOVE;
@@ -85,6 +85,8 @@ pub enum Verb {
     Restore(restore::RestoreArgs),
     /// Put a new release in the place of the server that runs on this host, or the old one back
     Upgrade(upgrade::UpgradeArgs),
+    /// Look at a server or an agent on this host, and say the cure of what is wrong
+    Doctor(doctor::DoctorArgs),
     /// Measure what a server on this host can do
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell

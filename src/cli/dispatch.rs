@@ -29,9 +29,13 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Login(args) => Box::pin(login::run(args)).await,
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
-        Verb::Serve(_) | Verb::Agent(_) | Verb::Bench(_) | Verb::Backup(_) | Verb::Restore(_) | Verb::Upgrade(_) => {
-            Err(CliError::Usage("this verb is a role of its own".to_owned()))
-        }
+        Verb::Serve(_)
+        | Verb::Agent(_)
+        | Verb::Bench(_)
+        | Verb::Backup(_)
+        | Verb::Restore(_)
+        | Verb::Upgrade(_)
+        | Verb::Doctor(_) => Err(CliError::Usage("this verb is a role of its own".to_owned())),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod access;
 pub mod client;
 pub mod config;
 pub mod default_dir;
+pub mod doctor;
 pub mod feed;
 pub mod interrupt;
 pub mod sse;

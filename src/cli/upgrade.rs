@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Longest time that a release may be given, in milliseconds (a day).
 const DEADLINE_MS_MAX: u64 = 86_400_000;
 
+/// Where releases are kept.
+pub const RELEASES_DEFAULT: &str = "/usr/local/lib/postrider/releases";
+
 /// `postrider upgrade`.
 #[derive(Clone, Debug, Args)]
 #[command(
@@ -44,7 +47,7 @@ pub struct UpgradeArgs {
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Where releases are kept
-    #[arg(long, value_name = "DIR", default_value = "/usr/local/lib/postrider/releases")]
+    #[arg(long, value_name = "DIR", default_value = RELEASES_DEFAULT)]
     pub releases: PathBuf,
     /// Where the backups before upgrades go [default: the configuration's backup_to, else /var/backups/postrider]
     #[arg(long, value_name = "DIR")]

@@ -10,6 +10,7 @@ use super::tls::authorities::read_all;
 use crate::store::check::{Look, MIGRATION, look};
 use crate::store::handle::DATABASE_FILE;
 use crate::store::migrate::known_version;
+use serde::Serialize;
 use std::fmt;
 use std::fs::Metadata;
 use std::path::Path;
@@ -18,28 +19,34 @@ use std::path::Path;
 const DAYS_LEFT_MIN: i64 = 14;
 const DAY_MS: i64 = 86_400_000;
 
-/// What a finding means for a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a finding means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Verdict {
     /// As it should be.
+    #[serde(rename = "ok")]
     Good,
-    /// A start goes on; somebody may want to know.
+    /// It goes on; somebody may want to know.
+    #[serde(rename = "note")]
     Note,
     /// A start would fail, or what is there is in danger.
+    #[serde(rename = "wrong")]
     Wrong,
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Finding {
     /// What it means.
     pub verdict: Verdict,
-    what: &'static str,
-    text: String,
+    /// What was looked at.
+    pub what: &'static str,
+    /// What was found, and the cure.
+    pub text: String,
 }
 
 impl Finding {
-    fn new(verdict: Verdict, what: &'static str, text: impl Into<String>) -> Self {
+    /// One of this kind.
+    pub fn new(verdict: Verdict, what: &'static str, text: impl Into<String>) -> Self {
         Self { verdict, what, text: text.into() }
     }
 

@@ -29,6 +29,7 @@ mod dead_socket;
 mod demo;
 mod disk;
 mod dispatch;
+mod doctor;
 mod enrollment;
 mod events;
 mod fence;

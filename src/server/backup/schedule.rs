@@ -47,6 +47,21 @@ struct Made {
     at_ms: i64,
 }
 
+/// When the newest of them that is still there was made, for the server with this data folder.
+pub fn newest(data: &Path) -> Option<i64> {
+    made(data).last().map(|made| made.at_ms)
+}
+
+/// Those that are still there, oldest first.
+fn made(data: &Path) -> Vec<Made> {
+    let text = fs::read(data.join(MADE_FILE)).unwrap_or_default();
+    // A damaged list means that nothing is removed, and that one is made.
+    let mut made: Vec<Made> = serde_json::from_slice(&text).unwrap_or_default();
+    made.retain(|made| made.file.exists());
+    made.sort_by_key(|made| made.at_ms);
+    made
+}
+
 /// Makes them for one server.
 pub struct Scheduler {
     schedule: Schedule,
@@ -126,12 +141,7 @@ impl Scheduler {
 
     /// Ours that are still there, oldest first.
     fn made(&self) -> Vec<Made> {
-        let text = fs::read(self.data.join(MADE_FILE)).unwrap_or_default();
-        // A damaged list means that nothing is removed, and that one is made.
-        let mut made: Vec<Made> = serde_json::from_slice(&text).unwrap_or_default();
-        made.retain(|made| made.file.exists());
-        made.sort_by_key(|made| made.at_ms);
-        made
+        made(&self.data)
     }
 
     fn remember(&self, made: &[Made]) -> Result<(), BackupError> {
