@@ -272,6 +272,7 @@ async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
         enroll_only: args.enroll_only,
         name: args.name,
         tags: args.tags.into_iter().collect(),
+        upgrade_check: args.upgrade_check,
         starts_per_minute: args.starts_per_minute.unwrap_or(STARTS_PER_MINUTE_DEFAULT),
         ..AgentConfig::new(args.data.unwrap_or_else(default_dir::agent))
     };

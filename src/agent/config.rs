@@ -17,6 +17,9 @@ pub const STARTS_PER_MINUTE_DEFAULT: u32 = 3_000;
 /// Most starts a minute: about as many as an agent can begin at all.
 pub const STARTS_PER_MINUTE_MAX: u32 = 60_000;
 
+/// The one command of an agent that proves an upgrade of the server.
+pub const CHECK_COMMAND: &str = "exit 0";
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -34,6 +37,8 @@ pub struct AgentConfig {
     pub slots: usize,
     /// Commands that start within a minute, 1 to [`STARTS_PER_MINUTE_MAX`]; as many may start at once.
     pub starts_per_minute: u32,
+    /// It is there for a moment, to prove an upgrade: it runs [`CHECK_COMMAND`] and refuses all else.
+    pub upgrade_check: bool,
     /// How a supervising child is started.
     pub supervisor: Supervisor,
 }
@@ -49,6 +54,7 @@ impl AgentConfig {
             tags: Tags::new(),
             slots: SLOTS_DEFAULT,
             starts_per_minute: STARTS_PER_MINUTE_DEFAULT,
+            upgrade_check: false,
             supervisor: Supervisor::own(),
         }
     }

@@ -42,7 +42,8 @@ pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), Age
     let Opened { journal, held, last_epoch } = Journal::open(&folder.journal())?;
     let tasks = Tasks::default();
     let starts = Starts::new(config.starts_per_minute, Instant::now());
-    let runner = Runner::new(journal, folder.spool(), config.supervisor, config.slots, starts, tasks.clone());
+    let mut runner = Runner::new(journal, folder.spool(), config.supervisor, config.slots, starts, tasks.clone());
+    runner.upgrade_check = config.upgrade_check;
     let stopped = tokio::select! {
         () = runner.recover(held) => false,
         () = stop.cancelled() => true,

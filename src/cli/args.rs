@@ -231,6 +231,9 @@ pub struct AgentArgs {
     /// What the log is written as: text for people, or one JSON object a line
     #[arg(long, value_name = "FORMAT", env = "POSTRIDER_LOG_FORMAT", value_enum, default_value_t)]
     pub log: LogFormat,
+    /// Refuse all but the check of an upgrade, whose agent this is
+    #[arg(long, hide = true)]
+    pub upgrade_check: bool,
     /// Stop when standard input ends: for a parent that must leave nothing behind
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,

@@ -1,9 +1,10 @@
 //! A command through the server, to an agent of our own that lives only as long as the upgrade.
 //!
-//! It is a real agent, enrolled with a join string for one use; it runs as the user that the server runs as, so that a command
-//! for all agents that somebody submits meanwhile can do no more here than the server could.
+//! It is a real agent, enrolled with a join string for one use; it runs as the user that the server runs as, and refuses every other
+//! command, such as one for all agents that somebody submits meanwhile.
 
 use super::rehearsal::run_as_owner;
+use crate::agent::config::CHECK_COMMAND;
 use crate::cli::access;
 use crate::cli::agents;
 use crate::cli::args::AccessArgs;
@@ -116,7 +117,7 @@ impl Probe {
         let name = format!("{NAME}{}", hex(&random::<4>()));
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.arg("agent").arg("--data").arg(folder.path().join("agent")).args(["--name", &name]);
-        command.arg("--exit-with-stdin").env("POSTRIDER_JOIN", join);
+        command.args(["--exit-with-stdin", "--upgrade-check"]).env("POSTRIDER_JOIN", join);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0);
@@ -135,7 +136,7 @@ impl Probe {
         self.enrolled(&client, late).await?;
         let path = format!("/api/agents/{}/command?wait={WAIT_SECS}", part(&self.name));
         let request = SubmitRequest {
-            command: Some("exit 0".to_owned()),
+            command: Some(CHECK_COMMAND.to_owned()),
             ttl_s: Some(JOIN_SECS),
             note: Some("the upgrade's check".to_owned()),
             ..SubmitRequest::default()

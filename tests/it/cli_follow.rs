@@ -160,3 +160,19 @@ async fn a_server_killed_and_started_again_under_a_follower_costs_nothing() {
     let command = server.api.command(&running).await;
     assert_eq!(command["deliveries"][0]["attempt"], 1, "{command}");
 }
+
+#[tokio::test]
+async fn a_submission_waits_for_a_server_that_restarts() {
+    let folder = TempDir::new().unwrap();
+    let data = folder.path().join("server");
+    let mut server = ServerProcess::start(&data, 0).await;
+    let port = server.port();
+    let _agent = TestAgent::start(&server.api, "web-1").await;
+    server.process.kill();
+    let mut run = Process::spawn(verb(&data, &["run", "web-1", "--", "echo here"]), folder.path().join("run"));
+    eventually("the first try was refused", || async { run.printed().contains("not submitted yet").then_some(()) })
+        .await;
+    let _server = ServerProcess::start(&data, port).await;
+    assert_eq!(run.ended().await, Some(0), "{}", run.printed());
+    assert!(run.printed().contains("here\n"), "{}", run.printed());
+}

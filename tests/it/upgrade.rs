@@ -159,3 +159,15 @@ async fn a_server_that_does_not_run_is_upgraded_too_and_a_fresh_one_that_crashes
     let history = host.history().await;
     assert_eq!(history.iter().filter(|past| past["ended"] == "upgraded").count(), 2);
 }
+
+#[tokio::test]
+async fn the_checks_agent_runs_nothing_else() {
+    let server = crate::harness::server::TestServer::start().await;
+    let _agent = TestAgent::start_with(&server.api, "upgrade-check-1", &["--upgrade-check"]).await;
+    runs(&server.api, "upgrade-check-1").await;
+    let other = server.api.run("upgrade-check-1", "id").await;
+    let ended = server.api.until(&other, &["refused", "succeeded"]).await;
+    assert_eq!(ended["state"], "refused");
+    assert!(ended["deliveries"][0]["reason"].as_str().unwrap().contains("runs nothing else"), "{ended}");
+    server.stop().await;
+}

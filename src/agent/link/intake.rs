@@ -5,6 +5,7 @@
 
 use super::fetch::{FetchError, fetch};
 use crate::agent::board::{Arrival, Phase};
+use crate::agent::config::CHECK_COMMAND;
 use crate::agent::credential::Credential;
 use crate::agent::journal::{Done, Entry, Op};
 use crate::agent::runner::control::Launch;
@@ -174,6 +175,10 @@ impl Intake {
             }
         };
         let not_after_ms = spec.not_after_ms;
+        if self.runner.upgrade_check && spec.command.as_deref() != Some(CHECK_COMMAND) {
+            let reason = "this agent is there for a moment, to prove an upgrade of the server, and runs nothing else";
+            return (Verdict::End(Outcome::without_run(State::Refused, reason.to_owned())), not_after_ms);
+        }
         let verdict = if self.runner.is_expired(&spec) {
             Verdict::End(expired())
         } else if cancel.is_cancelled() {

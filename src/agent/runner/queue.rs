@@ -52,6 +52,8 @@ pub struct Runner {
     pub time: ServerTime,
     /// The tasks of this agent; their token stops the runner.
     pub tasks: Tasks,
+    /// All but the check of an upgrade is refused.
+    pub upgrade_check: bool,
     spool_folder: Arc<PathBuf>,
     supervisor: Arc<Supervisor>,
     slots: Arc<Semaphore>,
@@ -97,6 +99,7 @@ impl Runner {
             journal,
             time: ServerTime::default(),
             tasks,
+            upgrade_check: false,
             spool_folder: Arc::new(spool_folder),
             supervisor: Arc::new(supervisor),
             slots: Arc::new(Semaphore::new(slots)),
