@@ -148,10 +148,11 @@ fn packaged(named: Option<PathBuf>) -> Option<PathBuf> {
 async fn upgrade(args: UpgradeArgs) -> Result<u8, CliError> {
     let failed = |error: UpgradeError| CliError::Host(error.to_string());
     let config = packaged(args.config);
-    let releases = Releases::open(&args.releases).map_err(failed)?;
     if args.history {
-        return show(&history(&releases).map_err(failed)?, args.json).map(|()| 0);
+        let all = history(&Releases::at(&args.releases)).map_err(failed)?;
+        return show(&all, args.json).map(|()| 0);
     }
+    let releases = Releases::open(&args.releases).map_err(failed)?;
     let (serve, origin) = of_server(config.as_deref(), args.data.as_deref())?;
     let serve =
         configured(serve).map_err(|error| CliError::Host(format!("{error}{}", origin.of(&error.to_string()))))?;

@@ -59,6 +59,8 @@ pub struct UnderWay {
 pub enum Ended {
     /// The new release runs.
     Upgraded,
+    /// The release of before runs, as somebody wanted it.
+    WentBack,
     /// The old one was put back, because the new one failed.
     RolledBack,
     /// It was cut off, and was undone at the next start.
@@ -72,6 +74,7 @@ impl Ended {
     pub fn words(self) -> &'static str {
         match self {
             Self::Upgraded => "upgraded",
+            Self::WentBack => "went back",
             Self::RolledBack => "rolled back",
             Self::Undone => "cut off, undone",
             Self::Finished => "cut off, finished",

@@ -36,6 +36,11 @@ pub struct Lock {
 }
 
 impl Releases {
+    /// As it is, if it is there at all.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// Makes it if it is not there.
     ///
     /// # Errors
@@ -46,7 +51,7 @@ impl Releases {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o755);
         builder.create(root).map_err(UpgradeError::io(root))?;
-        Ok(Self { root: root.to_owned() })
+        Ok(Self::at(root))
     }
 
     /// A file in it.

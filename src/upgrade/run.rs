@@ -85,7 +85,7 @@ pub async fn upgrade(order: &Order, executable: &Path) -> Result<Past, UpgradeEr
     releases.keep(&to)?;
     out::note(&format!("{to}: signed by the configured key"));
     releases.point(KEEPER, &from)?;
-    exchange(order, from, to).await
+    exchange(order, from, to, Ended::Upgraded).await
 }
 
 /// Goes back to what ran before.
@@ -100,7 +100,7 @@ pub async fn rollback(order: &Order) -> Result<Past, UpgradeError> {
     let from = releases.named_by(CURRENT).ok_or_else(none)?;
     let to = releases.named_by(PREVIOUS).ok_or_else(none)?;
     releases.point(KEEPER, &to)?;
-    exchange(order, from, to).await
+    exchange(order, from, to, Ended::WentBack).await
 }
 
 /// The same for a server that crashed too often to be started again: only if what crashes is a fresh release. None: it is
@@ -114,7 +114,6 @@ pub async fn rollback_after_crash(order: &Order) -> Result<Option<Past>, Upgrade
     let fresh = history(releases)?.pop().filter(|past| {
         past.ended == Ended::Upgraded
             && Some(&past.to) == releases.named_by(CURRENT).as_ref()
-            && Some(&past.from) == releases.named_by(PREVIOUS).as_ref()
             && now_ms.saturating_sub(past.ended_ms) < CRASH_MS_MAX
     });
     match fresh {
@@ -184,7 +183,7 @@ async fn named(data: &Path, staged: &Path, sha256: &[u8; 32], shown: &Path) -> R
 }
 
 /// Puts the release `to` in the place of `from`, both of which are there.
-async fn exchange(order: &Order, from: String, to: String) -> Result<Past, UpgradeError> {
+async fn exchange(order: &Order, from: String, to: String, good: Ended) -> Result<Past, UpgradeError> {
     let Order { host, .. } = order;
     let (releases, access) = (&host.releases, &host.access);
     let program = releases.program(&to);
@@ -206,7 +205,7 @@ async fn exchange(order: &Order, from: String, to: String) -> Result<Past, Upgra
         previous: releases.named_by(PREVIOUS),
     };
     let ended = match forward(order, &mut upgrade, &mut probe, migrates).await {
-        Ok(pause) => proven(order, &mut upgrade, pause),
+        Ok(pause) => proven(order, &mut upgrade, good, pause),
         Err(why) if upgrade.step == Step::Stopping => Err(resume(order, &upgrade, &mut probe, why).await),
         Err(why) => undo(order, &mut upgrade, &mut probe, why.to_string()).await,
     };
@@ -314,12 +313,12 @@ async fn still_there(access: &Access) -> Result<(), String> {
 }
 
 /// The new release stays.
-fn proven(order: &Order, upgrade: &mut UnderWay, pause: Duration) -> Result<Past, UpgradeError> {
+fn proven(order: &Order, upgrade: &mut UnderWay, good: Ended, pause: Duration) -> Result<Past, UpgradeError> {
     let releases = &order.host.releases;
     upgrade.at(Step::Proven, releases)?;
     crash::point("upgrade.proven");
     let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    let past = write_down(releases, upgrade, Ended::Upgraded, None, Some(pause_ms))?;
+    let past = write_down(releases, upgrade, good, None, Some(pause_ms))?;
     clean_up(upgrade)?;
     releases.prune()?;
     Ok(past)
