@@ -35,7 +35,8 @@ cd '{folder}' || exit 1
 case $1 in
 stop)
     pid=$(cat pid 2>/dev/null) && kill "$pid" 2>/dev/null
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.01; done
+    # What has ended is there until somebody reaps it.
+    while kill -0 "$pid" 2>/dev/null && ! grep -q ') Z ' "/proc/$pid/stat"; do sleep 0.01; done
     rm -f pid
     ;;
 start)
