@@ -51,6 +51,9 @@ pub struct UnderWay {
     pub copy: Option<PathBuf>,
     /// What `previous` named.
     pub previous: Option<String>,
+    /// Whether it goes back to what ran before.
+    #[serde(default)]
+    pub backwards: bool,
 }
 
 /// How an upgrade ended.
@@ -59,6 +62,8 @@ pub struct UnderWay {
 pub enum Ended {
     /// The new release runs.
     Upgraded,
+    /// What ran before runs again, because somebody wanted it or the new one crashed again and again.
+    WentBack,
     /// The old one was put back, because the new one failed.
     RolledBack,
     /// It was cut off, and was undone at the next start.
@@ -72,6 +77,7 @@ impl Ended {
     pub fn words(self) -> &'static str {
         match self {
             Self::Upgraded => "upgraded",
+            Self::WentBack => "went back",
             Self::RolledBack => "rolled back",
             Self::Undone => "cut off, undone",
             Self::Finished => "cut off, finished",
@@ -208,6 +214,7 @@ mod tests {
             backup: "/x".into(),
             copy: None,
             previous: None,
+            backwards: false,
         };
         upgrade.at(Step::Swapping, &releases).unwrap();
         assert_eq!(UnderWay::read(&releases).unwrap(), Some(upgrade.clone()));

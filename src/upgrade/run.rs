@@ -85,7 +85,7 @@ pub async fn upgrade(order: &Order, executable: &Path) -> Result<Past, UpgradeEr
     releases.keep(&to)?;
     out::note(&format!("{to}: signed by the configured key"));
     releases.point(KEEPER, &from)?;
-    exchange(order, from, to).await
+    exchange(order, from, to, false).await
 }
 
 /// Goes back to what ran before.
@@ -100,7 +100,7 @@ pub async fn rollback(order: &Order) -> Result<Past, UpgradeError> {
     let from = releases.named_by(CURRENT).ok_or_else(none)?;
     let to = releases.named_by(PREVIOUS).ok_or_else(none)?;
     releases.point(KEEPER, &to)?;
-    exchange(order, from, to).await
+    exchange(order, from, to, true).await
 }
 
 /// The same for a server that crashed too often to be started again: only if what crashes is a fresh release. None: it is
@@ -111,6 +111,7 @@ pub async fn rollback(order: &Order) -> Result<Past, UpgradeError> {
 pub async fn rollback_after_crash(order: &Order) -> Result<Option<Past>, UpgradeError> {
     let releases = &order.host.releases;
     let now_ms = Clock::system().now_ms();
+    // One that was gone back to is not fresh, or two that crash would take turns for ever.
     let fresh = history(releases)?.pop().filter(|past| {
         past.ended == Ended::Upgraded
             && Some(&past.to) == releases.named_by(CURRENT).as_ref()
@@ -184,7 +185,7 @@ async fn named(data: &Path, staged: &Path, sha256: &[u8; 32], shown: &Path) -> R
 }
 
 /// Puts the release `to` in the place of `from`, both of which are there.
-async fn exchange(order: &Order, from: String, to: String) -> Result<Past, UpgradeError> {
+async fn exchange(order: &Order, from: String, to: String, backwards: bool) -> Result<Past, UpgradeError> {
     let Order { host, .. } = order;
     let (releases, access) = (&host.releases, &host.access);
     let program = releases.program(&to);
@@ -204,6 +205,7 @@ async fn exchange(order: &Order, from: String, to: String) -> Result<Past, Upgra
         backup,
         copy: None,
         previous: releases.named_by(PREVIOUS),
+        backwards,
     };
     let ended = match forward(order, &mut upgrade, &mut probe, migrates).await {
         Ok(pause) => proven(order, &mut upgrade, pause),
@@ -319,7 +321,8 @@ fn proven(order: &Order, upgrade: &mut UnderWay, pause: Duration) -> Result<Past
     upgrade.at(Step::Proven, releases)?;
     crash::point("upgrade.proven");
     let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    let past = write_down(releases, upgrade, Ended::Upgraded, None, Some(pause_ms))?;
+    let ended = if upgrade.backwards { Ended::WentBack } else { Ended::Upgraded };
+    let past = write_down(releases, upgrade, ended, None, Some(pause_ms))?;
     clean_up(upgrade)?;
     releases.prune()?;
     Ok(past)
