@@ -1,5 +1,6 @@
 # A clean Debian root under a systemd of its own, for the tests beside this file, which source it.
 #   new_root          makes $root, a copy to put things into, and $work beside it
+#   add_packages …    Debian's own, into that copy
 #   boot UNIT…        boots it; UNITs are shown when something fails
 # Needs root, debootstrap and systemd-nspawn; says so and ends with 77 where they are not there. The clean root is kept in
 # /var/cache/postrider-test (POSTRIDER_TEST_CACHE) and never booted itself. One container at a time: the others wait.
@@ -42,6 +43,21 @@ new_root() {
     root=$work/root
     trap end EXIT
     cp -a --reflink=auto "$cache/root" "$root"
+}
+
+# What was downloaded once is kept beside the clean root.
+add_packages() {
+    local archives=$root/var/cache/apt/archives
+    mkdir -p "$cache/packages"
+    rm -f "$archives"/*.deb
+    cp "$cache"/packages/*.deb "$archives/" 2>/dev/null || true
+    cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
+    if ! DEBIAN_FRONTEND=noninteractive chroot "$root" sh -c 'apt-get --quiet update && apt-get --quiet --yes --no-install-recommends \
+        -o Binary::apt-get::APT::Keep-Downloaded-Packages=true install "$@"' - "$@" >"$work/apt" 2>&1; then
+        tail -n 5 "$work/apt"
+        skip "$* cannot be had from the Debian mirror"
+    fi
+    cp --no-clobber "$archives"/*.deb "$cache/packages/"
 }
 
 boot() {

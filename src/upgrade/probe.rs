@@ -11,6 +11,7 @@ use crate::cli::args::AccessArgs;
 use crate::cli::client::{ApiClient, part};
 use crate::cli::error::{About, CliError};
 use crate::cli::out;
+use crate::cli::text::clean;
 use crate::protocol::access::{JoinRequest, JoinResponse};
 use crate::protocol::http::{CommandResponse, HealthResponse, SubmitRequest};
 use crate::protocol::state::State;
@@ -145,7 +146,11 @@ impl Probe {
         loop {
             match command.state {
                 Some(State::Succeeded) => return Ok(()),
-                Some(state) if state.is_terminal() => return Err(format!("the check command ended as {state}")),
+                Some(state) if state.is_terminal() => {
+                    let reason = command.deliveries.first().and_then(|delivery| delivery.reason.as_deref());
+                    let reason = reason.map_or(String::new(), |reason| format!(": {}", clean(reason)));
+                    return Err(format!("the check command ended as {state}{reason}"));
+                }
                 _ if Instant::now() >= late => {
                     let state = command.state.map_or("nowhere".to_owned(), |state| state.to_string());
                     return Err(format!("the check command was not run in time: it is {state}"));

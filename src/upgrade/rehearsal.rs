@@ -56,6 +56,8 @@ pub fn run_as_owner(command: &mut Command, data: &Path, folder: Option<&Path>) -
     let owner = std::fs::metadata(data)?;
     if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
         command.uid(owner.uid()).gid(owner.gid());
+        // Root's home is closed to it, and a command without a folder begins at home.
+        command.env("HOME", folder.unwrap_or(Path::new("/")));
         if let Some(folder) = folder {
             std::os::unix::fs::chown(folder, Some(owner.uid()), Some(owner.gid()))?;
         }
