@@ -6,7 +6,7 @@ use crate::harness::cli::{good, run, run_with, verb};
 use crate::harness::eventually::eventually;
 use crate::harness::process::{Process, postrider};
 use crate::harness::raw_agent::Identity;
-use crate::harness::server::TestServer;
+use crate::harness::server::{TestServer, hold};
 use serde_json::Value;
 use std::path::Path;
 use tempfile::TempDir;
@@ -104,7 +104,9 @@ async fn postriders_own_failures_are_125_and_carry_the_cure() {
     assert_eq!(nowhere.code, Some(125), "{nowhere:?}");
     assert!(nowhere.stderr.contains("--server") && nowhere.stderr.contains("--data"), "{nowhere:?}");
 
-    let (url, folder) = (server.api.url.clone(), server.stop().await);
+    let (url, address) = (server.api.url.clone(), server.api.address().to_owned());
+    let folder = server.stop().await;
+    let _held = hold(&address);
     let mut gone = verb(folder.path(), &["run", "web-1", "--server", &url, "--", "true"]);
     gone.env("POSTRIDER_TOKEN", "prt_any");
     let gone = run_with(gone, b"").await;

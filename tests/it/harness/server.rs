@@ -53,6 +53,16 @@ impl TestServer {
     }
 }
 
+/// Keeps an address from everybody else while nobody listens there: connections to it are refused.
+pub fn hold(address: &str) -> socket2::Socket {
+    use socket2::{Domain, Socket, Type};
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket
+}
+
 /// The owner's token in a data folder.
 pub fn owner_token(data: &Path) -> String {
     std::fs::read_to_string(data.join("owner.token")).unwrap().trim().to_owned()
