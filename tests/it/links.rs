@@ -48,7 +48,7 @@ async fn an_agent_whose_link_breaks_again_and_again_keeps_coming_back_soon() {
         waits.map(|rest| rest.split(' ').next().unwrap().parse().unwrap()).collect::<Vec<f32>>()
     };
     for epoch in 1..=8 {
-        let welcomed = format!(", epoch {epoch}\n");
+        let welcomed = format!("epoch={epoch}\n");
         eventually("another session", || async { agent.process.printed().contains(&welcomed).then_some(()) }).await;
         proxy.set(|faults| faults.cut(Cut::Fin));
         eventually("it noticed", || async { (waits().len() == epoch).then_some(()) }).await;

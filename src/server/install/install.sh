@@ -163,12 +163,12 @@ start() {
     run=$(systemctl show --property=InvocationID --value postrider-agent)
     waited=0
     while [ "$waited" -lt 60 ]; do
-        journal | grep -q 'INFO connected to ' && break
+        journal | grep -Eq '^connected to |"message":"connected to ' && break
         systemctl --quiet is-active postrider-agent || waited=60
         sleep 1
         waited=$((waited + 1))
     done
-    if ! journal | grep -q 'INFO connected to '; then
+    if ! journal | grep -Eq '^connected to |"message":"connected to '; then
         journal | tail -n 20 >&2
         die "the agent was started and has not connected; above is what it says (journalctl -u postrider-agent)"
     fi
