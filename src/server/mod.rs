@@ -6,6 +6,7 @@
 pub mod acme;
 pub mod admission;
 pub mod agents;
+pub mod agents_folder;
 pub mod app;
 pub mod attempt;
 pub mod audit;
