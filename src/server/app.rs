@@ -5,6 +5,7 @@ use super::limits::Limits;
 use super::metrics::Metrics;
 use super::presence::Presence;
 use super::refusals::Refusals;
+use super::rollout::releases::Releases;
 use super::tls::start::Tls;
 use super::web_sessions::WebSessions;
 use crate::http_client::ServerUrl;
@@ -92,6 +93,8 @@ pub struct App {
     pub brake: Brake,
     /// For small secrets that the database keeps for a while.
     pub seal: SealKey,
+    /// What agents may become, by a rollout.
+    pub releases: Releases,
     /// Signs the tokens with which agents fetch their specifications.
     pub fetch_key: FetchKey,
 }

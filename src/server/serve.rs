@@ -18,6 +18,8 @@ use super::places::Places;
 use super::presence::Presence;
 use super::proxy::Proxy;
 use super::refusals::{HOUR, MINUTE, Refusals};
+use super::rollout::releases::Releases;
+use super::rollout::turn;
 use super::tls::own::OwnCertificate;
 use super::tls::start::{Tls, TlsStartError, host_name};
 use super::web_sessions::WebSessions;
@@ -261,6 +263,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         open_on_loopback: config.behind_proxy.is_none(),
         brake: config.brake,
         seal: folder.seal_key()?,
+        releases: Releases::new(folder.path(), config.release_key),
         fetch_key: FetchKey::default(),
     });
     match tls {
@@ -290,6 +293,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         tokio::join!(refusals, keeper.turned_away.keep(HOUR, &keeper.store, &stop));
     });
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
+    tasks.spawn("rollout", turn::keep(Arc::clone(&app)));
     tasks.spawn("limits", limits::tidy(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
 }

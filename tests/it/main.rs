@@ -35,6 +35,7 @@ mod fence;
 mod files;
 mod fuzz;
 mod fuzz_targets;
+mod golden;
 mod half_black_holed;
 mod half_open;
 #[cfg_attr(not(debug_assertions), allow(dead_code))] // Crash points are in debug builds only.
@@ -59,6 +60,7 @@ mod reconnect;
 mod refusals;
 mod restore;
 mod retention;
+mod rollout;
 mod runner;
 mod secret_env;
 #[cfg(unix)]

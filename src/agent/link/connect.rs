@@ -37,6 +37,8 @@ pub struct Welcomed {
     pub fetch_token: Secret,
     /// The server's pins, newest first; empty: we keep ours.
     pub pins: Vec<Pin>,
+    /// By whose signature releases are known there; none: it has none.
+    pub release_key: Option<String>,
     /// What `hello` said.
     pub told: Vec<JournalEntry>,
     /// What the server says to that.
@@ -73,6 +75,7 @@ pub async fn connect(
         boot_id: boot_id(),
         last_epoch,
         journal: told.clone(),
+        upgrade: None,
     });
     tokio::time::timeout(HANDSHAKE_TIMEOUT, socket.send(Message::text(encode(&hello))))
         .await
@@ -87,6 +90,7 @@ pub async fn connect(
             window: _,
             fetch_token,
             pins,
+            release_key,
             journal: verdicts,
         } => Ok(Welcomed {
             socket,
@@ -96,6 +100,7 @@ pub async fn connect(
             pong_timeout_ms,
             fetch_token: Secret::new(fetch_token),
             pins,
+            release_key,
             told,
             verdicts,
         }),

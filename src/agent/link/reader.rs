@@ -90,6 +90,7 @@ impl Reader {
                 self.runner.tasks.spawn("forget", async move { runner.forget(delivery).await });
                 None
             }
+            ServerFrame::Upgrade(_) => Some(told("unexpected", "this agent did not say that it can".to_owned())),
             // An error is never answered with an error: two ends could go on for ever.
             ServerFrame::Error(error) => {
                 warn!("the server did not understand us: {}: {}", error.code, error.message);
