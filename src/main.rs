@@ -1,7 +1,7 @@
 //! Composes the roles: reads the command line, sets up logging, the runtime and the signals, and calls one role.
 
 use clap::Parser;
-use postrider::agent::config::{AgentConfig, STARTS_PER_MINUTE_DEFAULT};
+use postrider::agent::config::{AgentConfig, Role, STARTS_PER_MINUTE_DEFAULT};
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
 use postrider::cli::backup::BackupArgs;
 use postrider::cli::default_dir;
@@ -50,7 +50,10 @@ fn main() -> ExitCode {
             }
             Err(error) => ExitCode::from(tell(&error)),
         },
-        Verb::Agent(args) => role(Builder::new_current_thread(), args.exit_with_stdin, |stop| agent(args, stop)),
+        Verb::Agent(args) => {
+            let exit_with_stdin = args.exit_with_stdin || args.supervised;
+            role(Builder::new_current_thread(), exit_with_stdin, |stop| agent(args, stop))
+        }
         Verb::Backup(args) => host(backup(args)),
         Verb::Restore(args) => host(restore(args)),
         Verb::Bench(args) => client(Builder::new_multi_thread(), bench::run::run(args)),
@@ -157,8 +160,17 @@ async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
         name: args.name,
         tags: args.tags.into_iter().collect(),
         starts_per_minute: args.starts_per_minute.unwrap_or(STARTS_PER_MINUTE_DEFAULT),
+        waits_for_lock: true,
+        role: match (args.supervised, args.probation) {
+            (false, _) => Role::Installed,
+            (true, false) => Role::Release,
+            (true, true) => Role::Trial,
+        },
         ..AgentConfig::new(args.data.unwrap_or_else(default_dir::agent))
     };
+    #[cfg(unix)]
+    return Ok(postrider::agent::upgrade::host::host(config, stop).await?);
+    #[cfg(not(unix))]
     Ok(postrider::agent::run::run(config, stop).await?)
 }
 

@@ -17,6 +17,18 @@ pub const STARTS_PER_MINUTE_DEFAULT: u32 = 3_000;
 /// Most starts a minute: about as many as an agent can begin at all.
 pub const STARTS_PER_MINUTE_MAX: u32 = 60_000;
 
+/// As what a process runs the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// As it was installed.
+    #[default]
+    Installed,
+    /// As a release that has proven itself, started by the installed one.
+    Release,
+    /// As a release that has to.
+    Trial,
+}
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -32,6 +44,10 @@ pub struct AgentConfig {
     pub slots: usize,
     /// Commands that start within a minute, 1 to [`STARTS_PER_MINUTE_MAX`]; as many may start at once.
     pub starts_per_minute: u32,
+    /// Whoever holds the data folder is about to go: wait for that.
+    pub waits_for_lock: bool,
+    /// As what it runs.
+    pub role: Role,
     /// How a supervising child is started.
     pub supervisor: Supervisor,
 }
@@ -46,6 +62,8 @@ impl AgentConfig {
             tags: Tags::new(),
             slots: SLOTS_DEFAULT,
             starts_per_minute: STARTS_PER_MINUTE_DEFAULT,
+            waits_for_lock: false,
+            role: Role::Installed,
             supervisor: Supervisor::own(),
         }
     }

@@ -214,6 +214,12 @@ pub struct AgentArgs {
     /// A tag to enroll with; may be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
     pub tags: Vec<(String, String)>,
+    /// Run as a release, for the installed agent that started it
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+    /// As one that has to prove itself
+    #[arg(long, hide = true, requires = "supervised")]
+    pub probation: bool,
     /// Commands that start within a minute, 1 to 60000; beyond that they wait [default: 3000]
     #[arg(long, value_name = "N")]
     pub starts_per_minute: Option<u32>,

@@ -79,3 +79,4 @@ mod tls_bounds;
 mod tls_rotation;
 mod totp;
 mod units;
+mod upgrade_agent;

@@ -9,6 +9,7 @@ use crate::pin::Pin;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, Hello, JournalEntry, JournalVerdict, ServerFrame, decode, encode};
 use crate::protocol::ids::{AgentId, ServerId};
+use crate::protocol::upgrade::Ability;
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -54,6 +55,7 @@ pub async fn connect(
     agent: AgentId,
     last_epoch: u64,
     board: &Board,
+    ability: Option<Ability>,
 ) -> Result<Welcomed, Leave> {
     let mut socket = dial(&credential.url, &credential.trust).await?;
     let (nonce, found) = match next(&mut socket, "send its challenge").await? {
@@ -75,7 +77,7 @@ pub async fn connect(
         boot_id: boot_id(),
         last_epoch,
         journal: told.clone(),
-        upgrade: None,
+        upgrade: ability.map(Box::new),
     });
     tokio::time::timeout(HANDSHAKE_TIMEOUT, socket.send(Message::text(encode(&hello))))
         .await

@@ -27,9 +27,14 @@ impl Signer {
         self.0.pk.to_base64().parse().unwrap()
     }
 
+    /// A signature's text.
+    pub fn sign(&self, bytes: &[u8]) -> String {
+        minisign::sign(None, &self.0.sk, bytes, None, None).unwrap().into_string()
+    }
+
     /// Puts a release for this host into the folder of a server's data folder; answers its SHA-256.
     pub fn put(&self, data: &Path, bytes: &[u8]) -> String {
-        let signature = minisign::sign(None, &self.0.sk, bytes, None, None).unwrap().into_string();
+        let signature = self.sign(bytes);
         put(data, bytes);
         fs::write(format!("{}{SIGNATURE_SUFFIX}", place(data).display()), signature).unwrap();
         hex(&sha256(bytes))
