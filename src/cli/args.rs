@@ -2,7 +2,7 @@
 
 use super::{
     agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, duration, join, login, man,
-    output, restore, run, show, tokens,
+    output, restore, rollout, run, show, tokens,
 };
 use crate::protocol::http::CONFIRM_ABOVE;
 use crate::protocol::name::{AgentName, parse_tag};
@@ -70,6 +70,8 @@ pub enum Verb {
     Cancel(cancel::CancelArgs),
     /// List, show, approve and revoke agents
     Agents(agents::AgentsArgs),
+    /// Upgrade agents: roll a signed release out by waves
+    Rollout(rollout::RolloutArgs),
     /// Make, list and revoke operators' tokens
     Tokens(tokens::TokensArgs),
     /// List, make and retire the authorities by which agents and users know the server

@@ -1,6 +1,7 @@
 //! Rollouts as the server makes them: to agents that speak frames by hand.
 
 use crate::harness::api::Api;
+use crate::harness::cli::{good, run};
 use crate::harness::operators::{audited, operator};
 use crate::harness::raw_agent::{Identity, RawAgent};
 use crate::harness::releases::{Signer, change, dummy, part, put, rollout, start, until, until_rollout};
@@ -301,4 +302,51 @@ async fn a_release_is_fetched_by_agents_alone_and_from_where_they_left_off() {
     assert_eq!(fetch(&path, "").await.problem().0, 401);
     let data: TempDir = server.stop().await;
     drop(data);
+}
+
+#[tokio::test]
+async fn the_command_line_starts_shows_and_changes_a_rollout() {
+    let signer = Signer::default();
+    let server = server(&signer).await;
+    let data = server.data.path();
+    let shown = good(data, &["rollout"]).await;
+    assert!(shown.stderr.contains("postrider rollout start"), "{shown:?}");
+    let identity = able(&server.api, "a").await;
+    let mut agent = RawAgent::connect(&server.api, &identity).await;
+    let wrong = run(data, &["rollout", "start", "--canary", "200%"]).await;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    let args = [
+        "rollout",
+        "start",
+        "--canary",
+        "1",
+        "--max-failures",
+        "2",
+        "--soak",
+        "0s",
+        "--window",
+        "00:00-23:59",
+        "--json",
+    ];
+    let started = &good(data, &args).await.objects()[0];
+    assert_eq!((&started["state"], &started["failures_max"]), (&json!("running"), &json!(2)));
+    let again = run(data, &["rollout", "start"]).await;
+    assert!(again.code == Some(125) && again.stderr.contains("postrider rollout stop"), "{again:?}");
+    let offer = offered(&mut agent).await;
+    let failed = UpgradeReport { reason: Some("no room\u{1b}[31m".into()), ..report(&offer, UpgradeState::Failed) };
+    agent.send(&AgentFrame::Upgrading(failed)).await;
+    until_rollout(&server.api, "done").await;
+    let shown = good(data, &["rollout"]).await.out();
+    for word in ["9.0.0 for", "state     done", "1 failed", "a ", "online", "no room"] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    assert_eq!(good(data, &["rollout", "--json"]).await.objects()[0]["agents"][0]["state"], "failed");
+    good(data, &["rollout", "start"]).await;
+    for (verb, state) in [("pause", "paused"), ("resume", "running"), ("stop", "stopped")] {
+        assert!(good(data, &["rollout", verb]).await.stderr.contains(state));
+    }
+    let nothing = run(data, &["rollout", "pause"]).await;
+    assert!(nothing.code == Some(125) && nothing.stderr.contains("no rollout is open"), "{nothing:?}");
+    server.stop().await;
 }
