@@ -160,6 +160,9 @@ fn open_own() -> io::Result<File> {
     File::open(std::env::current_exe()?)
 }
 
+/// A platform, and whether its executable lies in the folder.
+type Lies = (Platform, bool);
+
 /// The folder of a server that runs.
 #[derive(Debug)]
 pub struct AgentsFolder {
@@ -168,7 +171,7 @@ pub struct AgentsFolder {
     own: Option<(Platform, Arc<File>)>,
     /// What was hashed last, so that it is not hashed at each request. Held while a file is hashed: whoever asks for the same
     /// one waits for that.
-    hashed: Mutex<HashMap<(Platform, bool), (Stamp, [u8; 32])>>,
+    hashed: Mutex<HashMap<Lies, (Stamp, [u8; 32])>>,
 }
 
 impl AgentsFolder {
@@ -290,7 +293,8 @@ fn end(header: &[u8]) -> Option<u64> {
     ends.try_fold(0, |most, end| Some(most.max(end?)))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::secret::sha256;

@@ -4,12 +4,15 @@
 use crate::harness::agent::TestAgent;
 use crate::harness::api::Api;
 use crate::harness::eventually::eventually;
+use crate::harness::lane::Direction;
 use crate::harness::left::children;
 use crate::harness::process::{Process, postrider};
+use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::releases::{Signer, change, part, real, rollout, start, until, until_rollout};
 use crate::harness::server::TestServer;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 const NAME: &str = "web-1";
 
@@ -204,6 +207,36 @@ async fn what_is_not_signed_as_it_should_be_older_or_cannot_start_is_refused_and
     start(api, json!({ "downgrade": true })).await;
     until_rollout(api, "done").await;
     assert_eq!(book(&agent.data)["current"]["version"], "0.0.1");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_download_that_is_cut_goes_on_where_it_was_and_what_is_damaged_is_fetched_anew() {
+    let signer = Signer::default();
+    let server = server(&signer, "9.0.0").await;
+    let api = &server.api;
+    let proxy = Proxy::start(api.address()).await;
+    let agent = TestAgent::start_behind(api, NAME, &proxy).await;
+    let bytes = real("9.0.0").len() as u64;
+    let name =
+        |rollout: &Value| format!("postrider-{}.part", &rollout["releases"][0]["sha256"].as_str().unwrap()[..16]);
+
+    // Something lies in the place of its beginning.
+    let started = start(api, json!({ "window": "00:00-00:01" })).await;
+    std::fs::write(agent.data.join("releases").join(name(&started)), vec![7; 100_000]).unwrap();
+    let conn = rusqlite::Connection::open(server.data.path().join("postrider.db")).unwrap();
+    conn.execute("UPDATE rollouts SET window_from = NULL, window_to = NULL", []).unwrap();
+    let failed = until(api, NAME, "failed").await;
+    assert!(failed["reason"].as_str().unwrap().contains("is not what was signed"), "{failed}");
+    change(api, "stop").await;
+
+    let before = proxy.counts().carried(Direction::ToClient).load(Ordering::Relaxed);
+    let cut = proxy.cut_after(Direction::ToClient, bytes / 2, Cut::Reset);
+    tokio::join!(cut, start(api, json!({})));
+    until_rollout(api, "done").await;
+    let carried = proxy.counts().carried(Direction::ToClient).load(Ordering::Relaxed) - before;
+    assert!(carried < bytes + bytes / 4, "{carried} of {bytes}: it was not fetched from its beginning again");
+    runs(api, "true").await;
     server.stop().await;
 }
 
