@@ -196,3 +196,60 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'audit rows are never changed'); END;
 CREATE TRIGGER audit_is_never_deleted BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'audit rows are never deleted'); END;
+
+-- What agents said of upgrades in their latest hello. One without a row knows nothing of them.
+CREATE TABLE agent_releases (
+    agent_seq   INTEGER PRIMARY KEY REFERENCES agents (seq),
+    platform    TEXT,                                   -- whose executables run there; NULL: it cannot be upgraded
+    release     BLOB CHECK (release IS NULL OR length(release) = 32), -- SHA-256 of what it runs; NULL: as it was installed
+    cannot      TEXT                                    -- why it cannot be upgraded
+) STRICT;
+
+-- Releases that go to agents by waves. At most one is open.
+CREATE TABLE rollouts (
+    seq         INTEGER PRIMARY KEY,
+    id          BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    created_ms  INTEGER NOT NULL,
+    created_by  TEXT NOT NULL,                          -- name of the token that started it
+    scope       TEXT NOT NULL CHECK (json_type(scope) = 'object'), -- to whom
+    canaries    INTEGER NOT NULL CHECK (canaries >= 0), -- how many go first
+    failures_max INTEGER NOT NULL CHECK (failures_max >= 0), -- one more pauses it
+    failures_seen INTEGER NOT NULL DEFAULT 0,           -- failures when it was last resumed: they count no longer
+    soak_ms     INTEGER NOT NULL CHECK (soak_ms >= 0),  -- how long the first must have run before the others follow
+    window_from INTEGER CHECK (window_from BETWEEN 0 AND 1439), -- minutes of the server's day; NULL: at any hour
+    window_to   INTEGER CHECK (window_to BETWEEN 0 AND 1439),
+    downgrade   INTEGER NOT NULL CHECK (downgrade IN (0, 1)),
+    wave        INTEGER NOT NULL CHECK (wave IN (1, 2)), -- 1: the first agents; 2: all
+    state       TEXT NOT NULL DEFAULT 'running' CHECK (state = 'running' OR state = 'paused' OR state = 'stopped' OR state = 'done'),
+    reason      TEXT,                                   -- why, where nobody asked for it
+    CHECK ((window_from IS NULL) = (window_to IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX rollouts_open ON rollouts ((1)) WHERE state = 'running' OR state = 'paused';
+
+-- What a rollout rolls out, fixed at its start.
+CREATE TABLE rollout_releases (
+    rollout_seq INTEGER NOT NULL REFERENCES rollouts (seq),
+    platform    TEXT NOT NULL,
+    version     TEXT NOT NULL,
+    sha256      BLOB NOT NULL CHECK (length(sha256) = 32),
+    bytes       INTEGER NOT NULL,
+    signature   TEXT NOT NULL,
+    PRIMARY KEY (rollout_seq, platform)
+) STRICT, WITHOUT ROWID;
+
+-- Each agent's part in a rollout. 'waiting', 'offered' and 'taken' may go back; the agent itself reports the others.
+CREATE TABLE rollout_agents (
+    rollout_seq INTEGER NOT NULL REFERENCES rollouts (seq),
+    agent_seq   INTEGER NOT NULL REFERENCES agents (seq),
+    wave        INTEGER CHECK (wave IN (1, 2)),         -- NULL: not offered yet
+    state       TEXT NOT NULL DEFAULT 'waiting' CHECK (0 < instr(
+                    ' waiting offered taken restarting upgraded failed rolled_back unable ', ' ' || state || ' ')
+                    AND instr(state, ' ') = 0),
+    attempt     INTEGER NOT NULL DEFAULT 0 CHECK (attempt >= 0),
+    not_before_ms INTEGER NOT NULL DEFAULT 0,           -- it is not offered again before
+    offered_epoch INTEGER NOT NULL DEFAULT 0,           -- the session in which it was last offered
+    changed_ms  INTEGER NOT NULL,
+    reason      TEXT,
+    PRIMARY KEY (rollout_seq, agent_seq)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX rollout_agents_state ON rollout_agents (rollout_seq, state, agent_seq);

@@ -35,6 +35,21 @@ pub fn is_broken(name: &str) -> bool {
         == Some(name)
 }
 
+/// What a test says in the environment; in a release build nobody says anything.
+pub fn said(variable: &str) -> Option<String> {
+    if cfg!(all(debug_assertions, unix)) { std::env::var(variable).ok() } else { None }
+}
+
+/// A place where a test has this process fail: `POSTRIDER_FAULT=trial.panic` panics in the place `trial`, `trial.mute` stays
+/// there until the process is asked to stop. Debug builds only.
+pub async fn fault(place: &str, stop: &tokio_util::sync::CancellationToken) {
+    match said("POSTRIDER_FAULT").as_deref().and_then(|text| text.strip_prefix(place)) {
+        Some(".panic") => panic!("a fault that a test asked for"),
+        Some(".mute") => stop.cancelled().await,
+        _ => {}
+    }
+}
+
 /// Nothing.
 #[cfg(not(all(debug_assertions, unix)))]
 #[inline(always)]

@@ -21,6 +21,7 @@ pub mod tasks;
 pub mod tls;
 pub mod uptime;
 pub mod usage;
+pub mod version;
 pub mod websocket;
 
 // Floor 1: the words that both ends share. No I/O.

@@ -1,7 +1,7 @@
 //! Composes the roles: reads the command line, sets up logging, the runtime and the signals, and calls one role.
 
 use clap::Parser;
-use postrider::agent::config::{AgentConfig, STARTS_PER_MINUTE_DEFAULT};
+use postrider::agent::config::{AgentConfig, Role, STARTS_PER_MINUTE_DEFAULT};
 use postrider::cli::args::{AgentArgs, Cli, ServeArgs, Verb};
 use postrider::cli::backup::BackupArgs;
 use postrider::cli::default_dir;
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
             }
         },
         Verb::Agent(args) => {
-            let (format, with_stdin) = (args.log, args.exit_with_stdin);
+            let (format, with_stdin) = (args.log, args.exit_with_stdin || args.supervised);
             role(Builder::new_current_thread(), format, with_stdin, |stop| agent(args, stop))
         }
         Verb::Backup(args) => host(backup(args)),
@@ -275,8 +275,17 @@ async fn agent(args: AgentArgs, stop: CancellationToken) -> anyhow::Result<()> {
         tags: args.tags.into_iter().collect(),
         upgrade_check: args.upgrade_check,
         starts_per_minute: args.starts_per_minute.unwrap_or(STARTS_PER_MINUTE_DEFAULT),
+        waits_for_lock: true,
+        role: match (args.supervised, args.probation) {
+            (false, _) => Role::Installed,
+            (true, false) => Role::Release,
+            (true, true) => Role::Trial,
+        },
         ..AgentConfig::new(args.data.unwrap_or_else(default_dir::agent))
     };
+    #[cfg(unix)]
+    return Ok(postrider::agent::upgrade::host::host(config, stop).await?);
+    #[cfg(not(unix))]
     Ok(postrider::agent::run::run(config, stop).await?)
 }
 

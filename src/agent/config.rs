@@ -20,6 +20,18 @@ pub const STARTS_PER_MINUTE_MAX: u32 = 60_000;
 /// The one command of an agent that proves an upgrade of the server.
 pub const CHECK_COMMAND: &str = "exit 0";
 
+/// As what a process runs the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// As it was installed.
+    #[default]
+    Installed,
+    /// As a release that has proven itself, started by the installed one.
+    Release,
+    /// As a release that has to.
+    Trial,
+}
+
 /// What an agent is started with.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -39,6 +51,10 @@ pub struct AgentConfig {
     pub starts_per_minute: u32,
     /// It is there for a moment, to prove an upgrade: it runs [`CHECK_COMMAND`] and refuses all else.
     pub upgrade_check: bool,
+    /// Whoever holds the data folder is about to go: wait for that.
+    pub waits_for_lock: bool,
+    /// As what it runs.
+    pub role: Role,
     /// How a supervising child is started.
     pub supervisor: Supervisor,
 }
@@ -55,6 +71,8 @@ impl AgentConfig {
             slots: SLOTS_DEFAULT,
             starts_per_minute: STARTS_PER_MINUTE_DEFAULT,
             upgrade_check: false,
+            waits_for_lock: false,
+            role: Role::Installed,
             supervisor: Supervisor::own(),
         }
     }

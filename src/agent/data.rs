@@ -68,7 +68,11 @@ pub fn private() -> OpenOptions {
     options
 }
 
-fn make_private(path: &Path) -> Result<(), AgentError> {
+/// Makes a folder for its owner only, if it is not there.
+///
+/// # Errors
+/// [`AgentError::Data`].
+pub fn make_private(path: &Path) -> Result<(), AgentError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

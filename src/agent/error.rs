@@ -84,6 +84,9 @@ pub enum AgentError {
     /// Another agent process has the data folder.
     #[error("another agent is running on {}: stop it, or use another --data folder", .0.display())]
     Locked(PathBuf),
+    /// The release that ran in place of the installed agent has ended by itself.
+    #[error("the release that runs in place of the installed agent has ended: {0}")]
+    ReleaseEnded(String),
     /// The credential file is damaged.
     #[error(
         "{} is damaged ({message}): restore it, or delete it and enroll again with a new join string", .path.display()

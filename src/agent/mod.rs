@@ -21,3 +21,4 @@ pub mod server_time;
 pub mod sessions;
 pub mod spool;
 pub mod supervise;
+pub mod upgrade;

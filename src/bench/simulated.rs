@@ -61,7 +61,7 @@ impl Simulated {
         let living = async {
             loop {
                 let begun = Instant::now();
-                let leave = match connect(&self.credential, self.id, epoch, &empty).await {
+                let leave = match connect(&self.credential, self.id, epoch, &empty, None).await {
                     Ok(welcomed) => {
                         epoch = welcomed.epoch;
                         let leave = self.converse(welcomed, &fleet).await;

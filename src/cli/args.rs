@@ -2,7 +2,7 @@
 
 use super::{
     agents, approve, audit, authority, backup, bench, cancel, commands, completions, demo, doctor, duration, join,
-    login, man, output, restore, run, show, tokens, upgrade,
+    login, man, output, restore, rollout, run, show, tokens, upgrade,
 };
 use crate::log::LogFormat;
 use crate::protocol::http::CONFIRM_ABOVE;
@@ -71,6 +71,8 @@ pub enum Verb {
     Cancel(cancel::CancelArgs),
     /// List, show, approve and revoke agents
     Agents(agents::AgentsArgs),
+    /// Upgrade agents: roll a signed release out by waves
+    Rollout(rollout::RolloutArgs),
     /// Make, list and revoke operators' tokens
     Tokens(tokens::TokensArgs),
     /// List, make and retire the authorities by which agents and users know the server
@@ -225,6 +227,12 @@ pub struct AgentArgs {
     /// A tag to enroll with; may be repeated
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = parse_tag)]
     pub tags: Vec<(String, String)>,
+    /// Run as a release, for the installed agent that started it
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+    /// As one that has to prove itself
+    #[arg(long, hide = true, requires = "supervised")]
+    pub probation: bool,
     /// Commands that start within a minute, 1 to 60000; beyond that they wait [default: 3000]
     #[arg(long, value_name = "N")]
     pub starts_per_minute: Option<u32>,

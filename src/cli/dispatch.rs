@@ -3,8 +3,8 @@
 use super::args::Verb;
 use super::error::CliError;
 use super::{
-    agents, approve, audit, authority, cancel, commands, completions, demo, join, login, man, out, output, run, show,
-    tokens,
+    agents, approve, audit, authority, cancel, commands, completions, demo, join, login, man, out, output, rollout,
+    run, show, tokens,
 };
 
 /// Runs a verb of the command line and gives the exit code. What is of other roles is composed above.
@@ -23,6 +23,7 @@ pub async fn dispatch(verb: Verb) -> Result<u8, CliError> {
         Verb::Approve(args) => Box::pin(approve::run(args)).await,
         Verb::Cancel(args) => Box::pin(cancel::run(args)).await,
         Verb::Agents(args) => Box::pin(agents::run(args)).await,
+        Verb::Rollout(args) => Box::pin(rollout::run(args)).await,
         Verb::Tokens(args) => Box::pin(tokens::run(args)).await,
         Verb::Authority(args) => Box::pin(authority::run(args)).await,
         Verb::Audit(args) => Box::pin(audit::run(args)).await,

@@ -37,6 +37,8 @@ pub enum About {
     Authorities,
     /// The audit.
     Audit,
+    /// Rollouts.
+    Rollout,
 }
 
 /// What went wrong.

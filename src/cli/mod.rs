@@ -53,6 +53,7 @@ pub mod join;
 pub mod login;
 pub mod output;
 pub mod restore;
+pub mod rollout;
 pub mod run;
 pub mod serve_file;
 pub mod show;

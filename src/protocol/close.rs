@@ -43,13 +43,15 @@ pub enum CloseReason {
     AgentStorage,
     /// The server was silent for too long, so the agent left.
     ServerSilent,
+    /// The agent ends to start another release of itself.
+    AgentUpgrade,
     /// The connection ended without a word: reset, closed, or the process died.
     ConnectionLost,
 }
 
 impl CloseReason {
     /// All reasons.
-    pub const ALL: [CloseReason; 19] = [
+    pub const ALL: [CloseReason; 20] = [
         CloseReason::Draining,
         CloseReason::Superseded,
         CloseReason::Revoked,
@@ -68,6 +70,7 @@ impl CloseReason {
         CloseReason::AgentShutdown,
         CloseReason::AgentStorage,
         CloseReason::ServerSilent,
+        CloseReason::AgentUpgrade,
         CloseReason::ConnectionLost,
     ];
 
@@ -94,6 +97,7 @@ impl CloseReason {
             CloseReason::AgentShutdown => 4020,
             CloseReason::AgentStorage => 4021,
             CloseReason::ServerSilent => 4022,
+            CloseReason::AgentUpgrade => 4023,
         }
     }
 
@@ -123,6 +127,7 @@ impl CloseReason {
             CloseReason::AgentShutdown => "agent_shutdown",
             CloseReason::AgentStorage => "agent_storage",
             CloseReason::ServerSilent => "server_silent",
+            CloseReason::AgentUpgrade => "agent_upgrade",
             CloseReason::ConnectionLost => "connection_lost",
         }
     }

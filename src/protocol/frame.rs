@@ -7,6 +7,7 @@ use super::outcome::Outcome;
 use super::plain::{PLAIN_CHARS_MAX, plain};
 use super::secret_env::SecretEnv;
 use super::state::State;
+use super::upgrade::{Ability, Offer, UpgradeReport};
 use crate::pin::Pin;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -63,6 +64,10 @@ pub enum ServerFrame {
         /// keeps them instead of its own before it says `ready`. Empty: nothing changes.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pins: Vec<Pin>,
+        /// The key that releases for agents are signed with, as minisign writes it; none: there are none. An agent keeps
+        /// the first that it is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        release_key: Option<String>,
         /// What to do with each entry of the journal in `hello`, same order.
         journal: Vec<JournalVerdict>,
     },
@@ -86,6 +91,8 @@ pub enum ServerFrame {
         /// Which delivery.
         delivery: DeliveryId,
     },
+    /// Become this release. Only to agents that said in `hello` that they can.
+    Upgrade(Offer),
     /// The outcome is durable here: forget it.
     Stored {
         /// Which delivery.
@@ -125,6 +132,8 @@ pub enum AgentFrame {
         /// At most [`FACTS_BYTES_MAX`] as JSON.
         facts: serde_json::Value,
     },
+    /// What became of an offered release. Only to servers that have sent `upgrade`.
+    Upgrading(UpgradeReport),
     /// The last frame made no sense.
     Error(ErrorFrame),
 }
@@ -151,6 +160,9 @@ pub struct Hello {
     pub last_epoch: u64,
     /// Every delivery that the journal has not been allowed to forget; at most [`JOURNAL_ENTRIES_MAX`].
     pub journal: Vec<JournalEntry>,
+    /// What it says of upgrades; none: it knows nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Box<Ability>>,
 }
 
 /// One line of the journal in `hello`.
@@ -241,6 +253,8 @@ pub fn encode<T: Serialize>(frame: &T) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::ids::RolloutId;
+    use crate::protocol::upgrade::{UPGRADE_REASON_BYTES_MAX, UpgradeState};
 
     #[test]
     fn unknown_types_and_broken_frames_are_told_apart() {
@@ -276,6 +290,18 @@ mod tests {
             boot_id: "b".repeat(64),
             last_epoch: EPOCH_MAX,
             journal: vec![entry; JOURNAL_ENTRIES_MAX],
+            upgrade: Some(Box::new(Ability {
+                platform: Some("p".repeat(64)),
+                release: Some("f".repeat(64)),
+                cannot: Some("c".repeat(UPGRADE_REASON_BYTES_MAX)),
+                last: Some(UpgradeReport {
+                    rollout: RolloutId::new(),
+                    attempt: u32::MAX,
+                    state: UpgradeState::RolledBack,
+                    reason: Some("\u{1}".repeat(UPGRADE_REASON_BYTES_MAX)),
+                    again: true,
+                }),
+            })),
         });
         assert!(encode(&hello).len() < FRAME_BYTES_MAX);
     }

@@ -61,6 +61,11 @@ id!(
     "agent"
 );
 id!(
+    /// One rollout of a release to agents.
+    RolloutId,
+    "rollout"
+);
+id!(
     /// One operator's token.
     TokenId,
     "token"

@@ -6,6 +6,7 @@ use super::limits::Limits;
 use super::metrics::Metrics;
 use super::presence::Presence;
 use super::refusals::Refusals;
+use super::rollout::releases::Releases;
 use super::tls::start::Tls;
 use super::web_sessions::WebSessions;
 use crate::http_client::ServerUrl;
@@ -95,6 +96,8 @@ pub struct App {
     pub seal: SealKey,
     /// What hosts get from here to become agents.
     pub executables: Executables,
+    /// What agents may become, by a rollout.
+    pub releases: Releases,
     /// Signs the tokens with which agents fetch their specifications.
     pub fetch_key: FetchKey,
 }

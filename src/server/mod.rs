@@ -38,6 +38,7 @@ pub mod presence;
 pub mod proxy;
 pub mod reaper;
 pub mod refusals;
+pub mod rollout;
 pub mod routes;
 pub mod sealed;
 pub mod serve;

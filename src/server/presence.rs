@@ -3,10 +3,12 @@
 
 use crate::clock::Moment;
 use crate::protocol::close::CloseReason;
+use crate::protocol::upgrade::Offer;
 use crate::secret::random;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// One session, as its two halves and the lists share it.
@@ -24,6 +26,9 @@ pub struct Standing {
     ponged: AtomicU64,
     /// The reader is waiting for us and not for the socket, so that a pong may lie unread.
     pub held_up: AtomicBool,
+    /// A release that the agent is to be offered, and the ring for it. Boxed: few have one.
+    offer: Mutex<Option<Box<Offer>>>,
+    offered: Notify,
     end: CancellationToken,
     reason: OnceLock<CloseReason>,
 }
@@ -38,6 +43,8 @@ impl Standing {
             pinged: AtomicU64::new(0),
             ponged: AtomicU64::new(0),
             held_up: AtomicBool::new(false),
+            offer: Mutex::default(),
+            offered: Notify::new(),
             end: CancellationToken::new(),
             reason: OnceLock::new(),
         }
@@ -52,6 +59,18 @@ impl Standing {
     /// Waits until somebody ends the session.
     pub async fn ended(&self) {
         self.end.cancelled().await;
+    }
+
+    /// Lays a release before its writer. A later one takes the place of one that was not sent yet.
+    pub fn offer(&self, offer: Offer) {
+        *self.offer.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(offer));
+        self.offered.notify_one();
+    }
+
+    /// Waits for a release to be offered, for one waiter.
+    pub async fn offered(&self) -> Option<Box<Offer>> {
+        self.offered.notified().await;
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Why it ended; a connection lost, if nobody said.

@@ -6,6 +6,7 @@ use super::call::{Call, Pieces};
 use super::error::ApiError;
 use super::install::{executables, script};
 use super::listener::Connection;
+use super::rollout::{answer as rollout, fetch};
 use super::{agents, audit, authorities, commands, enroll, events, health, joins, login, submit, tokens, upgrade};
 use crate::pin;
 use crate::protocol::authorities::PINS_HEADER;
@@ -46,11 +47,14 @@ enum Resource {
     TokenTotp(String),
     Session,
     Audit,
+    Rollout,
+    RolloutChange(String),
     Health,
     Ready,
     Metrics,
     AgentSocket,
     AgentSpec(String),
+    AgentRelease(String),
     Nothing(String),
 }
 
@@ -86,11 +90,14 @@ impl Resource {
             ["api", "authorities", pin] => Self::Authority(decoded(pin)),
             ["api", "session"] => Self::Session,
             ["api", "audit"] => Self::Audit,
+            ["api", "rollout"] => Self::Rollout,
+            ["api", "rollout", change] => Self::RolloutChange(decoded(change)),
             ["healthz"] => Self::Health,
             ["readyz"] => Self::Ready,
             ["metrics"] => Self::Metrics,
             ["agent", "ws"] => Self::AgentSocket,
             ["agent", "deliveries", id, "spec"] => Self::AgentSpec(decoded(id)),
+            ["agent", "releases", sha256] => Self::AgentRelease(decoded(sha256)),
             _ => Self::Nothing(path.to_owned()),
         }
     }
@@ -120,11 +127,14 @@ impl Resource {
             Self::TokenTotp(_) => "/api/tokens/{id}/totp",
             Self::Session => "/api/session",
             Self::Audit => "/api/audit",
+            Self::Rollout => "/api/rollout",
+            Self::RolloutChange(_) => "/api/rollout/{change}",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Metrics => "/metrics",
             Self::AgentSocket => "/agent/ws",
             Self::AgentSpec(_) => "/agent/deliveries/{id}/spec",
+            Self::AgentRelease(_) => "/agent/releases/{sha256}",
             Self::Nothing(_) => "none",
         }
     }
@@ -146,6 +156,8 @@ impl Resource {
             | Self::Authority(asked)
             | Self::AgentSpec(asked)
             | Self::InstallBinary(asked)
+            | Self::AgentRelease(asked)
+            | Self::RolloutChange(asked)
             | Self::Nothing(asked) => Some(asked),
             // The variable is a secret.
             Self::Install(_)
@@ -157,6 +169,7 @@ impl Resource {
             | Self::Session
             | Self::Authorities
             | Self::Audit
+            | Self::Rollout
             | Self::Health
             | Self::Ready
             | Self::Metrics
@@ -201,20 +214,30 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
         (R::Session, "GET") => login::show(call).await,
         (R::Session, "DELETE") => login::close(call).await,
         (R::Audit, "GET") => audit::list(call).await,
+        (R::Rollout, "GET") => rollout::show(call).await,
+        (R::Rollout, "POST") => rollout::start(call).await,
+        (R::RolloutChange(change), "POST") => rollout::change(call, &change).await,
         (R::Health, "GET") => health::alive(call).await,
         (R::Ready, "GET") => health::ready(call).await,
         (R::Metrics, "GET") => health::metrics(call).await,
         (R::AgentSocket, "GET") => upgrade::socket(call).await,
         (R::AgentSpec(id), "GET") => enroll::spec(call, &id).await,
+        (R::AgentRelease(sha256), "GET") => fetch::release(call, &sha256).await,
         (R::Nothing(_), _) => Err(ApiError::no_route()),
-        (R::Commands | R::Joins | R::Tokens | R::Authorities, _) => Err(ApiError::method("GET, POST")),
+        (R::Commands | R::Joins | R::Tokens | R::Authorities | R::Rollout, _) => Err(ApiError::method("GET, POST")),
         (R::Agent(_), _) => Err(ApiError::method("GET, DELETE")),
         (R::TokenTotp(_), _) => Err(ApiError::method("POST, PUT, DELETE")),
         (R::Session, _) => Err(ApiError::method("GET, POST, DELETE")),
         (R::Join(_) | R::Token(_) | R::Authority(_), _) => Err(ApiError::method("DELETE")),
-        (R::CommandApprove(_) | R::CommandCancel(_) | R::AgentCommand(_) | R::AgentApprove(_) | R::Enroll, _) => {
-            Err(ApiError::method("POST"))
-        }
+        (
+            R::CommandApprove(_)
+            | R::CommandCancel(_)
+            | R::AgentCommand(_)
+            | R::AgentApprove(_)
+            | R::RolloutChange(_)
+            | R::Enroll,
+            _,
+        ) => Err(ApiError::method("POST")),
         (
             R::Command(_)
             | R::CommandOutput(_)
@@ -227,7 +250,8 @@ async fn answer(resource: Resource, call: Call) -> Result<Response, ApiError> {
             | R::AgentSocket
             | R::AgentSpec(_)
             | R::Install(_)
-            | R::InstallBinary(_),
+            | R::InstallBinary(_)
+            | R::AgentRelease(_),
             _,
         ) => Err(ApiError::method("GET")),
     }

@@ -19,6 +19,8 @@ use super::places::Places;
 use super::presence::Presence;
 use super::proxy::Proxy;
 use super::refusals::{HOUR, MINUTE, Refusals};
+use super::rollout::releases::Releases;
+use super::rollout::turn;
 use super::tls::own::OwnCertificate;
 use super::tls::start::{Tls, TlsStartError, host_name};
 use super::web_sessions::WebSessions;
@@ -265,6 +267,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         brake: config.brake,
         seal: folder.seal_key()?,
         executables: Executables::open(folder.path()),
+        releases: Releases::new(folder.path(), config.release_key),
         fetch_key: FetchKey::default(),
     });
     match tls {
@@ -294,6 +297,7 @@ pub async fn start(config: ServeConfig, clock: Clock) -> Result<Running, ServeEr
         tokio::join!(refusals, keeper.turned_away.keep(HOUR, &keeper.store, &stop));
     });
     tasks.spawn("outside", outside::watch(Arc::clone(&app)));
+    tasks.spawn("rollout", turn::keep(Arc::clone(&app)));
     tasks.spawn("limits", limits::tidy(Arc::clone(&app)));
     Ok(Running { address, url, app, folder, thread })
 }

@@ -19,12 +19,15 @@ use super::output::AppendOutput;
 use super::progress::{Accept, Finish, Progress, Start};
 use super::reap::{Reap, Reaped};
 use super::retain::Retain;
+use super::rollout::{ChangeRollout, StartRollout, UpgradeTold};
+use super::rollout_turn::{RolloutStep, RolloutTurn};
 use super::session::{BeginSession, EndSession, Ready, SessionBegun};
 use super::tokens::{CreateToken, RevokeToken};
 use super::totp::{ClearTotp, ProveTotp, SetTotp};
 use crate::clock::Moment;
 use crate::protocol::access::{JoinResponse, TokenResponse};
 use crate::protocol::http::{AgentResponse, CommandResponse};
+use crate::protocol::ids::RolloutId;
 use rusqlite::Connection;
 
 /// What an operation works with.
@@ -112,6 +115,14 @@ operations! {
     Finish => Progress,
     /// Host inventory.
     StoreFacts => (),
+    /// A rollout is started.
+    StartRollout => RolloutId,
+    /// It is paused, resumed or stopped.
+    ChangeRollout => RolloutId,
+    /// Its next step.
+    RolloutTurn => RolloutStep,
+    /// An agent reports what became of an offer.
+    UpgradeTold => (),
     /// What time ends.
     Reap => Reaped,
     /// History over its limits.

@@ -4,12 +4,14 @@ use super::error::StoreError;
 use super::op::Apply;
 use super::output::positions;
 use super::progress::fence;
+use super::rollout;
 use super::transition::{Because, DeliveryRow, delivery_row, find, select_deliveries, transition};
 use crate::pin::Pin;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{JournalEntry, JournalVerdict};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::state::State;
+use crate::protocol::upgrade::Ability;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::HashSet;
 
@@ -28,6 +30,8 @@ pub struct BeginSession {
     pub last_epoch: u64,
     /// All that its journal has not been allowed to forget.
     pub journal: Vec<JournalEntry>,
+    /// What it says of upgrades, within its limits.
+    pub ability: Option<Ability>,
 }
 
 /// The session.
@@ -74,6 +78,7 @@ impl BeginSession {
         };
         let epoch = u64::try_from(epoch).unwrap_or(0);
         let clash = clash || self.goes_back(apply)?;
+        rollout::hello(apply, self.agent_seq, self.ability.as_ref())?;
         // An older session of this agent looks, and finds that it is over.
         apply.touched.agents.insert(self.agent_seq);
         let mut verdicts = Vec::with_capacity(self.journal.len());

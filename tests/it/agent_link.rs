@@ -116,6 +116,7 @@ impl FakeServer {
                 window: 32,
                 fetch_token: "token".into(),
                 pins: Vec::new(),
+                release_key: None,
                 journal,
             })
             .await;

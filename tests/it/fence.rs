@@ -27,6 +27,7 @@ async fn an_older_session_writes_nothing_more() {
         challenge,
         last_epoch,
         journal: Vec::new(),
+        ability: None,
     };
     let claim = |epoch| look(store.clock.now_ms(), agent_seq, epoch, 32, &HashSet::new());
 

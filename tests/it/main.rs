@@ -36,6 +36,7 @@ mod fence;
 mod files;
 mod fuzz;
 mod fuzz_targets;
+mod golden;
 mod half_black_holed;
 mod half_open;
 #[cfg_attr(not(debug_assertions), allow(dead_code))] // Crash points are in debug builds only.
@@ -66,6 +67,7 @@ mod reconnect;
 mod refusals;
 mod restore;
 mod retention;
+mod rollout;
 mod runner;
 mod secret_env;
 #[cfg(unix)]
@@ -85,6 +87,7 @@ mod tls_rotation;
 mod totp;
 mod units;
 mod upgrade;
+mod upgrade_agent;
 mod upgrade_bad;
 #[cfg(debug_assertions)]
 mod upgrade_killed;

@@ -9,6 +9,7 @@ use crate::pin::Pin;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, Hello, JournalEntry, JournalVerdict, ServerFrame, decode, encode};
 use crate::protocol::ids::{AgentId, ServerId};
+use crate::protocol::upgrade::Ability;
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,6 +38,8 @@ pub struct Welcomed {
     pub fetch_token: Secret,
     /// The server's pins, newest first; empty: we keep ours.
     pub pins: Vec<Pin>,
+    /// By whose signature releases are known there; none: it has none.
+    pub release_key: Option<String>,
     /// What `hello` said.
     pub told: Vec<JournalEntry>,
     /// What the server says to that.
@@ -52,6 +55,7 @@ pub async fn connect(
     agent: AgentId,
     last_epoch: u64,
     board: &Board,
+    ability: Option<Ability>,
 ) -> Result<Welcomed, Leave> {
     let mut socket = dial(&credential.url, &credential.trust).await?;
     let (nonce, found) = match next(&mut socket, "send its challenge").await? {
@@ -73,6 +77,7 @@ pub async fn connect(
         boot_id: boot_id(),
         last_epoch,
         journal: told.clone(),
+        upgrade: ability.map(Box::new),
     });
     tokio::time::timeout(HANDSHAKE_TIMEOUT, socket.send(Message::text(encode(&hello))))
         .await
@@ -87,6 +92,7 @@ pub async fn connect(
             window: _,
             fetch_token,
             pins,
+            release_key,
             journal: verdicts,
         } => Ok(Welcomed {
             socket,
@@ -96,6 +102,7 @@ pub async fn connect(
             pong_timeout_ms,
             fetch_token: Secret::new(fetch_token),
             pins,
+            release_key,
             told,
             verdicts,
         }),

@@ -10,6 +10,7 @@ use crate::agent::credential::Credential;
 use crate::agent::journal::{Done, Entry, Op};
 use crate::agent::runner::control::Launch;
 use crate::agent::runner::queue::{Runner, Slot, cancelled_before, expired};
+use crate::agent::upgrade::take::Given;
 use crate::crash;
 use crate::http_client::ServerUrl;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, JOURNAL_ENTRIES_MAX};
@@ -18,6 +19,7 @@ use crate::protocol::outcome::Outcome;
 use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::{Spec, TTL_MS_MAX};
 use crate::protocol::state::State;
+use crate::protocol::upgrade::Offer;
 use crate::secret::{Secret, hex, sha256};
 use crate::tls::Trust;
 use bytes::Bytes;
@@ -73,6 +75,11 @@ impl Intake {
     pub fn new(runner: Runner, credential: &Credential, token: Secret, replies: mpsc::Sender<Reply>) -> Self {
         let (url, trust) = (credential.url.clone(), credential.trust.clone());
         Self { runner, url, trust, token: Arc::new(token), fetches: Arc::new(Semaphore::new(FETCHES_MAX)), replies }
+    }
+
+    /// An offer, with what its release is fetched with.
+    pub fn given(&self, offer: Offer) -> Given {
+        Given { offer, url: self.url.clone(), trust: self.trust.clone(), token: Arc::clone(&self.token) }
     }
 
     /// Takes a dispatch in; returns when it is on its way. A stopping agent takes nothing.

@@ -83,6 +83,16 @@ impl Keepalive {
         Self { interval, timeout, counter: 0, pinged: now, next, pongs, before_ping: 0, since_ping: 0 }
     }
 
+    /// The next ping is due now.
+    pub fn ping_soon(&mut self) {
+        self.next = self.pinged;
+    }
+
+    /// Whether a ping was answered: both directions work.
+    pub fn is_proven(&self) -> bool {
+        self.pongs.0.counter.load(Ordering::Acquire) > 0
+    }
+
     /// Whether the latest ping is answered.
     fn answered(&mut self) -> bool {
         let answered = self.pongs.0.counter.load(Ordering::Acquire) >= self.counter;

@@ -6,6 +6,7 @@ use super::intake::{Dispatch, Intake, Reply};
 use super::keepalive::Pongs;
 use super::wait::Leave;
 use crate::agent::runner::queue::Runner;
+use crate::agent::upgrade::take::Upgrader;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, FrameError, ServerFrame, decode};
 use futures_util::StreamExt;
@@ -28,6 +29,8 @@ pub struct Reader {
     pub intake: Intake,
     /// Where everything else goes.
     pub runner: Runner,
+    /// Where offers go.
+    pub upgrader: Upgrader,
     /// Answers.
     pub replies: mpsc::Sender<Reply>,
 }
@@ -91,6 +94,10 @@ impl Reader {
             ServerFrame::Stored { delivery } => {
                 let runner = self.runner.clone();
                 self.runner.tasks.spawn("forget", async move { runner.forget(delivery).await });
+                None
+            }
+            ServerFrame::Upgrade(offer) => {
+                self.upgrader.offered(self.intake.given(offer));
                 None
             }
             // An error is never answered with an error: two ends could go on for ever.

@@ -13,16 +13,18 @@ use crate::agent::error::AgentError;
 use crate::agent::facts;
 use crate::agent::journal::{JournalError, Op};
 use crate::agent::runner::queue::Runner;
+use crate::agent::upgrade::take::Upgrader;
 use crate::backoff::Backoff;
 use crate::crash;
 use crate::pin::PINS_MAX;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::AgentFrame;
 use crate::protocol::ids::AgentId;
+use crate::protocol::upgrade::UpgradeReport;
 use crate::tls::Trust;
 use futures_util::StreamExt;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -40,6 +42,7 @@ pub async fn stay_connected(
     agent: AgentId,
     mut last_epoch: u64,
     runner: &Runner,
+    upgrader: &Upgrader,
     stop: &CancellationToken,
 ) {
     let mut backoff = Backoff::new(BACKOFF_FIRST, BACKOFF_MAX);
@@ -47,7 +50,7 @@ pub async fn stay_connected(
         let connected = tokio::select! {
             connected = async {
                 runner.board.settled().await;
-                connect(&credential, agent, last_epoch, &runner.board).await
+                connect(&credential, agent, last_epoch, &runner.board, Some(upgrader.ability())).await
             } => connected,
             () = stop.cancelled() => return,
         };
@@ -57,7 +60,10 @@ pub async fn stay_connected(
                 let (url, name, epoch) = (&credential.url, &credential.name, welcomed.epoch);
                 info!(agent = %name, agent_id = %agent, epoch, "connected to {url} as {name}");
                 let learned = learn(&welcomed, &mut credential, folder);
-                let leave = live(welcomed, learned, &credential, &mut last_epoch, runner, stop).await;
+                if let Some(told) = &welcomed.release_key {
+                    upgrader.learn_key(told);
+                }
+                let leave = live(welcomed, learned, &credential, &mut last_epoch, runner, upgrader, stop).await;
                 if since.elapsed() >= SESSION_GOOD {
                     backoff.reset();
                 } else if leave.is_outage() {
@@ -119,6 +125,7 @@ async fn live(
     credential: &Credential,
     last_epoch: &mut u64,
     runner: &Runner,
+    upgrader: &Upgrader,
     stop: &CancellationToken,
 ) -> Leave {
     let sent = Sent::after_hello(&welcomed.told, &welcomed.verdicts, Instant::now());
@@ -135,15 +142,29 @@ async fn live(
     let (replies, mut asked) = mpsc::channel(REPLIES_MAX);
     let pongs = Pongs::default();
     let intake = Intake::new(runner.clone(), credential, welcomed.fetch_token, replies.clone());
-    let mut reader = Reader { stream, pongs: pongs.clone(), intake, runner: runner.clone(), replies: replies.clone() };
-    let keepalive = Keepalive::new(welcomed.ping_interval_ms, welcomed.pong_timeout_ms, Instant::now(), pongs);
-    let mut writer = Writer { sink, sent, keepalive, board: runner.board.clone() };
+    let (upgrader, runner) = (upgrader.clone(), runner.clone());
+    let told = upgrader.told();
+    let mut reader = Reader {
+        stream,
+        pongs: pongs.clone(),
+        intake,
+        runner: runner.clone(),
+        upgrader: upgrader.clone(),
+        replies: replies.clone(),
+    };
+    let mut keepalive = Keepalive::new(welcomed.ping_interval_ms, welcomed.pong_timeout_ms, Instant::now(), pongs);
+    if upgrader.is_on_trial() {
+        // It has little time to prove itself.
+        keepalive.ping_soon();
+    }
+    let mut writer = Writer { sink, sent, keepalive, board: runner.board.clone(), upgrader };
     let leave = match settled {
         Err(why) => Leave::left(CloseReason::AgentStorage, why),
         Ok(()) => tokio::select! {
             leave = reader.read() => leave,
             leave = writer.write(&mut asked, stop) => leave,
             leave = tell_facts(&replies) => leave,
+            leave = tell_upgrade(told, &replies) => leave,
             // Whatever the other two are stuck in.
             leave = overdue(stop) => leave,
         },
@@ -171,6 +192,18 @@ async fn overdue(stop: &CancellationToken) -> Leave {
     stop.cancelled().await;
     tokio::time::sleep(PARTING).await;
     Leave::left(CloseReason::AgentShutdown, "")
+}
+
+/// What became of an offer, as long as this session knows something newer than its `hello` did.
+async fn tell_upgrade(mut told: watch::Receiver<Option<UpgradeReport>>, replies: &mpsc::Sender<Reply>) -> Leave {
+    told.mark_changed();
+    while told.changed().await.is_ok() {
+        let report = told.borrow_and_update().clone();
+        if let Some(report) = report {
+            let _ = replies.send(Reply::Frame(AgentFrame::Upgrading(report))).await;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn tell_facts(replies: &mpsc::Sender<Reply>) -> Leave {

@@ -10,6 +10,7 @@ use super::keepalive::{Keepalive, Turn};
 use super::sent::{Block, Sent, Step};
 use super::wait::Leave;
 use crate::agent::board::Board;
+use crate::agent::upgrade::take::Upgrader;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::{AgentFrame, ErrorFrame, encode};
 use crate::protocol::ids::DeliveryId;
@@ -43,6 +44,8 @@ pub struct Writer {
     pub keepalive: Keepalive,
     /// Where everything stands.
     pub board: Board,
+    /// What there is to do with upgrades.
+    pub upgrader: Upgrader,
 }
 
 enum Event {
@@ -73,9 +76,12 @@ impl Writer {
             heard.as_mut().enable();
             while self.pass(replies).await? {}
             if stop.is_cancelled() {
-                return Err(Leave::left(CloseReason::AgentShutdown, ""));
+                return Err(Leave::left(self.parting(), ""));
             }
             let due = self.ping().await?;
+            if self.keepalive.is_proven() {
+                self.upgrader.prove();
+            }
             let again = self.sent.accepted_again_at().unwrap_or(due + IDLE);
             let event = tokio::select! {
                 () = heard => Event::Look,
@@ -90,6 +96,11 @@ impl Writer {
                 Event::Look | Event::Stop => {}
             }
         }
+    }
+
+    /// Why we leave when we are asked to.
+    fn parting(&self) -> CloseReason {
+        if self.upgrader.is_decided() { CloseReason::AgentUpgrade } else { CloseReason::AgentShutdown }
     }
 
     /// One round over the board: some of each delivery, so that a flood of one does not hold up another. False: the

@@ -57,6 +57,7 @@ pub struct Runner {
     spool_folder: Arc<PathBuf>,
     supervisor: Arc<Supervisor>,
     slots: Arc<Semaphore>,
+    slots_max: u32,
     // Held by who waits for a start: nobody overtakes.
     starts: Arc<tokio::sync::Mutex<Starts>>,
     spare: Arc<Mutex<Option<Supervising>>>,
@@ -103,6 +104,7 @@ impl Runner {
             spool_folder: Arc::new(spool_folder),
             supervisor: Arc::new(supervisor),
             slots: Arc::new(Semaphore::new(slots)),
+            slots_max: u32::try_from(slots).unwrap_or(u32::MAX),
             starts: Arc::new(tokio::sync::Mutex::new(starts)),
             spare: Arc::default(),
         }
@@ -113,6 +115,12 @@ impl Runner {
         let permit = Arc::clone(&self.slots).try_acquire_owned().ok()?;
         take(&mut *self.starts.try_lock().ok()?).ok()?;
         Some(self.slot(permit))
+    }
+
+    /// All slots, once no command runs. Until they are given back, what is accepted waits. None: the agent stops.
+    pub async fn quiet(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is fair: those who come later wait behind us.
+        Arc::clone(&self.slots).acquire_many_owned(self.slots_max).await.ok()
     }
 
     /// Takes the spare supervising child, or begins a birth: it goes on while the journal is written.

@@ -6,6 +6,8 @@ use crate::protocol::frame::{
     AgentFrame, EPOCH_MAX, Hello, JOURNAL_ENTRIES_MAX, ServerFrame, decode, encode, hello_signature_input,
 };
 use crate::protocol::ids::AgentId;
+use crate::protocol::plain::plain;
+use crate::protocol::upgrade::{Ability, UPGRADE_REASON_BYTES_MAX};
 use crate::secret::random;
 use crate::server::app::App;
 use crate::server::block::Block;
@@ -129,6 +131,7 @@ async fn authenticate(
         challenge: challenge_number,
         last_epoch: hello.last_epoch,
         journal: hello.journal,
+        ability: hello.upgrade.map(|ability| within_limits(*ability)),
     };
     let begun = app.admission.in_turn(app.store.write(begin)).await.map_err(|error| match error {
         // Revoked since the key was read.
@@ -156,6 +159,7 @@ async fn authenticate(
         window: keepalive.window,
         fetch_token: app.fetch_token(hello.agent_id),
         pins,
+        release_key: app.releases.key.as_ref().map(ToString::to_string),
         journal: begun.verdicts,
     };
     send(app, socket, &welcome).await?;
@@ -164,6 +168,18 @@ async fn authenticate(
 
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What an agent says of upgrades, with texts that fit the database.
+fn within_limits(ability: Ability) -> Ability {
+    let Ability { platform, release, cannot, last } = ability;
+    let last = last.map(|mut last| {
+        last.cut_reason();
+        last.reason = last.reason.map(|reason| plain(&reason, UPGRADE_REASON_BYTES_MAX));
+        last
+    });
+    let short = |text: String| plain(&text, UPGRADE_REASON_BYTES_MAX);
+    Ability { platform: platform.as_deref().map(label), release, cannot: cannot.map(short), last }
 }
 
 fn label(text: &str) -> String {

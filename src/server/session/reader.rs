@@ -12,6 +12,7 @@ use crate::protocol::frame::{AgentFrame, ErrorFrame, FACTS_BYTES_MAX, FrameError
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::output::OutputFrame;
 use crate::protocol::plain::plain;
+use crate::protocol::upgrade::UPGRADE_REASON_BYTES_MAX;
 use crate::server::app::App;
 use crate::server::upgrade::Socket;
 use crate::store::agents::StoreFacts;
@@ -21,6 +22,7 @@ use crate::store::handle::job;
 use crate::store::op::Operation;
 use crate::store::output::AppendOutput;
 use crate::store::progress::{Accept, Finish, Progress, Report, Start};
+use crate::store::rollout::UpgradeTold;
 use futures_util::future::BoxFuture;
 use futures_util::stream::SplitStream;
 use futures_util::{FutureExt, StreamExt};
@@ -42,6 +44,7 @@ enum Committed {
     Finished(DeliveryId, Progress),
     Other(DeliveryId, Progress),
     Facts,
+    Upgrading,
 }
 
 type Pending = BoxFuture<'static, Result<Committed, StoreError>>;
@@ -196,6 +199,12 @@ impl Reader {
                     StoreFacts { agent_seq: self.session.agent_seq, epoch: self.session.standing.epoch, facts };
                 self.queue(operation, |()| Committed::Facts)
             }
+            AgentFrame::Upgrading(mut report) => {
+                report.cut_reason();
+                report.reason = report.reason.map(|reason| plain(&reason, UPGRADE_REASON_BYTES_MAX));
+                let (agent_seq, epoch) = (self.session.agent_seq, self.session.standing.epoch);
+                self.queue(UpgradeTold { agent_seq, epoch, report }, |()| Committed::Upgrading)
+            }
             AgentFrame::Hello(_) | AgentFrame::Ready => {
                 let message = "the session has begun already".to_owned();
                 self.fault(ErrorFrame { code: "unexpected".to_owned(), message }).await
@@ -231,6 +240,10 @@ impl Reader {
         })?;
         match committed {
             Committed::Facts => Ok(()),
+            Committed::Upgrading => {
+                self.app.releases.ring();
+                Ok(())
+            }
             Committed::Accepted(delivery, Progress::Done) => {
                 crash::point("session.accepted");
                 self.note(Note::Accepted(delivery)).await

@@ -71,6 +71,8 @@ async fn converse(app: &Arc<App>, socket: Socket, session: Session) {
     let standing = Arc::clone(&session.standing);
     let agent = session.agent_seq;
     app.presence.begin(agent, &standing);
+    // There may be something to offer it.
+    app.releases.ring();
     // Authorities that changed while it was on its way here ended only the sessions that stood.
     if session.pin.is_some() && session.pin != app.tls.as_ref().map(|tls| tls.authorities.newest()) {
         standing.end(CloseReason::AuthorityChanged);

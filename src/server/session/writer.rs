@@ -14,6 +14,7 @@ use crate::protocol::frame::{ErrorFrame, FRAME_BYTES_MAX, ServerFrame, encode};
 use crate::protocol::ids::DeliveryId;
 use crate::protocol::secret_env::SecretEnv;
 use crate::protocol::spec::SPEC_INLINE_BYTES_MAX;
+use crate::protocol::upgrade::Offer;
 use crate::secret::{hex, sha256};
 use crate::server::app::App;
 use crate::server::sealed;
@@ -59,6 +60,7 @@ enum Event {
     Poll,
     Keepalive,
     AcceptOverdue,
+    Offer(Option<Box<Offer>>),
     Stop,
     Ended,
 }
@@ -183,6 +185,7 @@ impl Writer {
                 claimed = UnderWay::answered(&mut self.claim) => Event::Claimed(claimed),
                 () = bell.as_mut() => Event::Bell,
                 () = sleep_until(poll_at) => Event::Poll,
+                offer = standing.offered() => Event::Offer(offer),
             };
             match event {
                 Event::Ended => return Ok(()),
@@ -195,6 +198,8 @@ impl Writer {
                     Box::pin(self.look()).await?;
                 }
                 Event::Poll => Box::pin(self.look()).await?,
+                Event::Offer(None) => {}
+                Event::Offer(Some(offer)) => Box::pin(self.send(&ServerFrame::Upgrade(*offer))).await?,
                 // The pong may have come before its deadline, without a word to us.
                 Event::Keepalive if self.pong_due().is_none() => Box::pin(self.ping()).await?,
                 Event::Keepalive | Event::AcceptOverdue => Box::pin(self.overdue()).await?,

@@ -16,6 +16,7 @@ pub mod pebble;
 pub mod process;
 pub mod proxy;
 pub mod raw_agent;
+pub mod releases;
 pub mod runs;
 pub mod scene;
 pub mod server;

@@ -12,10 +12,11 @@ use postrider::protocol::ids::{AgentId, DeliveryId, ServerId};
 use postrider::protocol::join::JoinString;
 use postrider::protocol::outcome::Outcome;
 use postrider::protocol::state::State;
+use postrider::protocol::upgrade::Ability;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -28,6 +29,8 @@ pub struct Identity {
     /// Its id.
     pub id: AgentId,
     last_epoch: AtomicU64,
+    /// What it says of upgrades; none, as older agents do.
+    pub ability: Mutex<Option<Ability>>,
 }
 
 /// A connection that has been welcomed.
@@ -63,13 +66,13 @@ impl Identity {
         let reply = api.call("POST", "/api/enroll", enrollment(join, &key, name)).await;
         assert_eq!(reply.status, 201, "{:?}", String::from_utf8_lossy(&reply.body));
         let id = reply.json()["agent_id"].as_str().unwrap().parse().unwrap();
-        Self { key: Arc::new(key), id, last_epoch: AtomicU64::new(0) }
+        Self { key: Arc::new(key), id, last_epoch: AtomicU64::new(0), ability: Mutex::default() }
     }
 
     /// A copy of its data folder as it is now, which goes its own way.
     pub fn copy(&self) -> Self {
         let last_epoch = AtomicU64::new(self.last_epoch.load(Ordering::Relaxed));
-        Self { key: Arc::clone(&self.key), id: self.id, last_epoch }
+        Self { key: Arc::clone(&self.key), id: self.id, last_epoch, ability: Mutex::default() }
     }
 
     /// Answers a challenge.
@@ -84,6 +87,7 @@ impl Identity {
             boot_id: "1".into(),
             last_epoch: self.last_epoch.load(Ordering::Relaxed),
             journal,
+            upgrade: self.ability.lock().unwrap().clone().map(Box::new),
         })
     }
 }

@@ -146,6 +146,7 @@ fn held(world: &mut World) -> Report {
         challenge: 1,
         last_epoch: 0,
         journal: Vec::new(),
+        ability: None,
     };
     let epoch = world.write(begin).unwrap().epoch;
     world.write(Ready { agent_seq, epoch, pin: None }).unwrap();

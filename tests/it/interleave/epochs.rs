@@ -66,6 +66,7 @@ fn begin(world: &World, journal: Vec<JournalEntry>) -> BeginSession {
         challenge: i64::try_from(enrolled.epoch).unwrap() + 1,
         last_epoch: enrolled.ready_epoch,
         journal,
+        ability: None,
     }
 }
 

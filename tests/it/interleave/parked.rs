@@ -22,7 +22,7 @@ const ENQUEUE: Step = Step::Enqueue { targets: 1, ttl_minutes: 600, timeout_minu
 fn session(world: &World, challenge: i64, last_epoch: u64) -> u64 {
     let agent_seq = world.enrolled[0].seq;
     let (version, os) = ("1".to_owned(), "test".to_owned());
-    let begin = BeginSession { agent_seq, version, os, challenge, last_epoch, journal: Vec::new() };
+    let begin = BeginSession { agent_seq, version, os, challenge, last_epoch, journal: Vec::new(), ability: None };
     let epoch = world.write(begin).unwrap().epoch;
     world.write(Ready { agent_seq, epoch, pin: None }).unwrap();
     epoch

@@ -34,6 +34,7 @@ impl World {
             challenge: link.number.into(),
             last_epoch: link.last_epoch,
             journal: link.journal.clone(),
+            ability: None,
         }
     }
 
